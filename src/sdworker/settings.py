@@ -1,0 +1,165 @@
+"""Every environment variable the worker reads: its type, its default, what it means.
+
+This is the only place that reads the environment for the worker's own behaviour. The table in
+`docs/settings.md` is generated from it. A variable that is set but empty counts as unset, because
+consoles like to send empty strings.
+"""
+
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Attention", "BucketFallback", "Device", "Precision", "Settings", "SettingsError", "load_settings"]
+
+
+class SettingsError(Exception):
+    """The environment does not make sense; the message names each variable and what it should be."""
+
+
+class Device(StrEnum):
+    """Where the networks run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    """The floating-point type of the networks' weights and activations."""
+
+    AUTO = "auto"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+class Attention(StrEnum):
+    """Who computes attention in the UNet and the VAE."""
+
+    SDPA = "sdpa"
+    XFORMERS = "xformers"
+
+
+class BucketFallback(StrEnum):
+    """What becomes of an image whose upload failed for good."""
+
+    ERROR = "error"
+    BASE64 = "base64"
+
+
+class Settings(BaseSettings):
+    """The worker's configuration, read once at start. Field names are the variables', in lower case."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore")
+
+    # The model and where it runs.
+    model_dir: Path | None = Field(
+        None,
+        description="Model folder in diffusers' layout. "
+        "Unset: the model baked into the image, else the embedded `models/emoji`.",
+    )
+    device: Device = Field(Device.AUTO, description="`auto` takes CUDA when there is one.")
+    precision: Precision = Field(Precision.AUTO, description="`auto` is fp16 on CUDA and fp32 on a CPU.")
+    attention: Attention = Field(
+        Attention.SDPA, description="`xformers` needs the xformers package (it is in the image)."
+    )
+
+    # What a job may ask for, and what it gets when it does not ask.
+    max_pixels: int = Field(1024 * 1024, ge=64 * 64, description="Largest width x height of an image.")
+    max_outputs: int = Field(16, ge=1, le=64, description="Largest `num_outputs`.")
+    default_width: int | None = Field(
+        None, ge=64, le=2048, multiple_of=8, description="Width when a job names none. Unset: the model's own."
+    )
+    default_height: int | None = Field(
+        None, ge=64, le=2048, multiple_of=8, description="Height when a job names none. Unset: the model's own."
+    )
+    default_steps: int = Field(25, ge=1, le=500, description="`num_inference_steps` when a job names none.")
+    default_guidance: float = Field(7.5, ge=0, le=30, description="`guidance_scale` when a job names none.")
+    default_scheduler: str = Field("DPM++ 2M Karras", description="`scheduler` when a job names none.")
+
+    # How many jobs share the hardware.
+    max_rows: int | None = Field(
+        None,
+        ge=2,
+        description="Most rows in one UNet forward (an image with guidance is two rows). "
+        "Unset: 32 on CUDA, 16 on a CPU.",
+    )
+    concurrency: int | None = Field(
+        None,
+        ge=2,
+        description="Jobs taken at once. Unset: half of `MAX_ROWS`, at least 2 (the SDK idles a second after "
+        "each job at 1).",
+    )
+
+    # Pictures in.
+    max_image_mb: float = Field(20, gt=0, description="Largest input picture, in MB, as it is sent.")
+    max_image_megapixels: float = Field(32, gt=0, description="Largest input picture, in megapixels.")
+    image_timeout_s: float = Field(20, gt=0, description="Seconds in which an input picture must have arrived.")
+
+    # Images out.
+    max_result_mb: float | None = Field(
+        None,
+        gt=0,
+        description="Largest result, in MB of JSON. Unset: the platform's own, 20 for `/runsync` and 10 else.",
+    )
+    bucket_endpoint_url: HttpUrl | None = Field(
+        None,
+        description="S3-speaking endpoint. Set: images are uploaded and the job returns URLs. "
+        "A path in it is the bucket's name when `BUCKET_NAME` is unset.",
+    )
+    bucket_access_key_id: SecretStr | None = Field(None, description="The bucket's access key.")
+    bucket_secret_access_key: SecretStr | None = Field(None, description="The bucket's secret key.")
+    bucket_name: str | None = Field(None, description="The bucket. Needed unless the endpoint's URL names it.")
+    bucket_prefix: str = Field("", description="Put before every object's name, `renders/` say.")
+    bucket_region: str | None = Field(None, description="Region to sign for. Unset: read off AWS's URLs, else us-east-1.")
+    bucket_link_expiry_s: int = Field(
+        604800, ge=1, le=604800, description="Seconds a presigned link works (S3 allows 7 days)."
+    )
+    bucket_public_url: HttpUrl | None = Field(
+        None, description="Base URL of a public bucket or CDN: links are made from it instead of presigned."
+    )
+    bucket_fallback: BucketFallback = Field(
+        BucketFallback.ERROR, description="`base64` returns the images in the result when an upload fails."
+    )
+
+    # Talking to the platform.
+    progress_interval_ms: int = Field(
+        1000, ge=0, description="Least time between two progress updates of a job; 0 sends none."
+    )
+    warm_up: bool = Field(True, description="Draw one small image before taking jobs.")
+
+    @model_validator(mode="after")
+    def _bucket_is_whole(self) -> Self:
+        """Half a bucket configuration would fail at the first upload; say so at start instead."""
+        needed = {
+            "BUCKET_ENDPOINT_URL": self.bucket_endpoint_url,
+            "BUCKET_ACCESS_KEY_ID": self.bucket_access_key_id,
+            "BUCKET_SECRET_ACCESS_KEY": self.bucket_secret_access_key,
+        }
+        missing = [name for name, value in needed.items() if value is None]
+        if missing and (len(missing) < len(needed) or self.bucket_name is not None):
+            raise ValueError(f"the bucket's configuration is incomplete: set {', '.join(missing)} too")
+        return self
+
+
+def load_settings() -> Settings:
+    """The settings of this process's environment.
+
+    Raises:
+        SettingsError: naming every variable that is wrong, never with its value (it may be a secret).
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_describe(problem) for problem in error.errors())) from None
+
+
+def _describe(problem: ErrorDetails) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    name = "_".join(str(part) for part in problem["loc"]).upper()
+    return f"{name}: {message}" if name else message
