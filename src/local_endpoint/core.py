@@ -22,6 +22,8 @@ __all__ = ["Core", "Submission"]
 
 _TICK_S = 0.25
 _VACUUM_PAUSE_S = 5
+# The SDK forgets a stop for a job that it has fetched but not begun, so it is said three times.
+_STOP_PAUSES_S = (0, 0.5, 2)
 _INPUT_SHOWN_BYTES = 64 * 1024
 _OUTPUT_INLINE_BYTES = 256 * 1024
 _ANY_SIZE = 1 << 40
@@ -220,7 +222,7 @@ class Core:
             return
         held = self.store.reader.held(worker_id)
         for job_id in set(job_ids) - {job.id for job in held}:
-            self.workers.stop(worker_id, job_id)
+            self.workers.stop(worker_id, job_id)  # cancelled, timed out, or given to another
         worker.listed_ms = {job.id: worker.listed_ms.get(job.id, 0) for job in held}
         await self._lose(worker_id, self._unheard_of(worker, held))
 
@@ -332,9 +334,15 @@ class Core:
                 self._ended(job)
         self._takers.wake(len(lost))
 
+    def _stop(self, worker_id: str, job_id: str) -> None:
+        """Have the worker told to stop this job, unless it has been given it anew."""
+        if not any(job.id == job_id for job in self.store.reader.held(worker_id)):
+            self.workers.stop(worker_id, job_id)
+
     def _ended(self, job: Job, *, stop: bool = False) -> None:
         """Tell everyone concerned that this job is final."""
-        if stop:
-            self.workers.stop(job.worker, job.id)
+        if stop and job.worker is not None:
+            for pause_s in _STOP_PAUSES_S:
+                asyncio.get_running_loop().call_later(pause_s, self._stop, job.worker, job.id)
         self._bells.ring(job.id)
         self.on_final()

@@ -10,6 +10,15 @@ from local_endpoint.credentials import load_credentials
 
 __all__ = ["add_options", "config_from", "curl_line", "host_url"]
 
+_TIMES = (
+    "retention",
+    "sync_retention",
+    "execution_timeout",
+    "ttl",
+    "worker_timeout",
+    "ping_interval",
+    "request_timeout",
+)
 _DEFAULTS = Config.__dataclass_fields__
 
 
@@ -47,6 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_time(times, "--ttl", "ttl_ms", "a job's time from arrival to end", 1000)
     _add_time(times, "--worker-timeout", "worker_timeout_s", "a worker silent for so long is dead")
     _add_time(times, "--ping-interval", "ping_interval_s", "between a worker's signs of life, at least 1")
+    _add_time(times, "--request-timeout", "request_timeout_s", "for a request to arrive whole")
     parser.add_argument(
         "--max-requeues",
         type=int,
@@ -85,6 +95,7 @@ def config_from(args: argparse.Namespace) -> Config:
         ttl_ms=int(args.ttl * 1000),
         worker_timeout_s=args.worker_timeout,
         ping_interval_s=max(1, args.ping_interval),
+        request_timeout_s=args.request_timeout,
         max_requeues=args.max_requeues,
         rate_limits=not args.no_rate_limits,
         input_schema=schema,

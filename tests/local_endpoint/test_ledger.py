@@ -174,7 +174,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert counts["inProgress"] == states.count(Status.IN_PROGRESS)
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+LedgerMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 TestLedger = LedgerMachine.TestCase
 
 
