@@ -2,12 +2,13 @@
 
 import argparse
 import asyncio
+import signal
 import sqlite3
 import sys
 from urllib.parse import quote
 
 from local_endpoint.options import add_options, config_from, curl_line, host_url
-from local_endpoint.server import Server, listen
+from local_endpoint.server import Server, listen, run_loop
 from local_endpoint.store import FolderInUse
 from local_endpoint.worker_api import worker_environment
 
@@ -18,12 +19,10 @@ def main(argv: list[str] | None = None) -> int:
     add_options(parser)
     args = parser.parse_args(argv)
     try:
-        asyncio.run(_serve(args))
+        run_loop(_serve(args))
     except (FolderInUse, OSError, ValueError, sqlite3.DatabaseError) as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        pass
     return 0
 
 
@@ -32,6 +31,8 @@ async def _serve(args: argparse.Namespace) -> None:
     listener = listen(args.host, args.port)
     base_url = args.public_url or host_url(listener)
     server = Server(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, server.stop)
     print(f"endpoint   {base_url}/v2/{config.endpoint_id}")
     print(f"playground {base_url}/   API document {base_url}/docs")
     print(f"key        {config.keys[0]}")

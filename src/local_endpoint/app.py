@@ -62,8 +62,6 @@ def create_app(core: Core) -> FastAPI:
 
 
 def _add_pages(app: FastAPI, core: Core) -> None:
-    page = {"endpoint_id": core.config.endpoint_id, "input_schema": core.config.input_schema}
-
     @app.get("/", include_in_schema=False)
     async def playground() -> Response:
         return FileResponse(_PAGES / "index.html", headers=_PAGE_HEADERS)
@@ -74,6 +72,7 @@ def _add_pages(app: FastAPI, core: Core) -> None:
 
     @app.get("/playground/config.json", include_in_schema=False)
     async def config() -> Response:
+        page = {"endpoint_id": core.config.endpoint_id, "input_schema": core.input_schema}
         return Response(json.dumps(page), headers=_PAGE_HEADERS, media_type="application/json")
 
     @app.get("/playground/{name}", include_in_schema=False)

@@ -68,19 +68,27 @@ class Core:
         self._lost_after_ms = int(2.5 * config.ping_interval_s * 1000)
         self._takers = Takers()
         self._bells = Bells()
-        self._draining = asyncio.Event()
+        self.input_schema = config.input_schema
+        """For the playground; whoever starts the workers may learn it later than this."""
+        self._closed = False
+        self._draining = False
         self._vacuum_at_s: float | None = None
         for job in self.store.reader.held():
             if job.worker is not None:
                 self.workers.expect(job.worker, job.gpu)
 
-    def drain(self) -> None:
-        """Hand out no more jobs, and let everyone who waits go with what there is."""
-        self._draining.set()
+    def close_queue(self) -> None:
+        """Hand out no more jobs, and let waiting workers go; results are still taken."""
+        self._closed = True
         self._takers.wake(len(self._takers))
-        self._bells.ring_all()
         for worker in self.workers:
             worker.stop_asked.set()
+
+    def drain(self) -> None:
+        """Also let every waiting caller go, with the state so far."""
+        self.close_queue()
+        self._draining = True
+        self._bells.ring_all()
 
     def close(self) -> None:
         """Let go of the store. Nothing may be under way."""
@@ -123,7 +131,7 @@ class Core:
         end_s = self._time() + wait_s
         while not self.store.reader.get(job_id, self.clock.now_ms()).final:
             left_s = end_s - self._time()
-            if left_s <= 0 or gone.done() or self._draining.is_set():
+            if left_s <= 0 or gone.done() or self._draining:
                 break
             await self._bells.wait(job_id, gone, left_s)
         return await self.view(job_id)
@@ -134,7 +142,7 @@ class Core:
         while not self.store.reader.has_chunks(job_id):
             job = self.store.reader.get(job_id, self.clock.now_ms())
             left_s = end_s - self._time()
-            if job.final or left_s <= 0 or gone.done() or self._draining.is_set():
+            if job.final or left_s <= 0 or gone.done() or self._draining:
                 return Chunks(job, [], more=False)
             await self._bells.wait(job_id, gone, left_s)
         now_ms = self.clock.now_ms()
@@ -194,7 +202,7 @@ class Core:
                 # Without pings this is the only way to learn that a job or its result got lost on the way.
                 await self._lose(worker_id, self._unheard_of(worker, self.store.reader.held(worker_id)))
             end_s = self._time() + self.config.poll_s
-            while not gone.done() and not worker.retired and not self._draining.is_set():
+            while not gone.done() and not worker.retired and not self._closed:
                 if jobs := await self._take_now(worker, most, gone):
                     return jobs
                 left_s = end_s - self._time()
@@ -208,7 +216,7 @@ class Core:
         """The jobs that this worker is to stop; waits for the first."""
         worker = self.workers.seen(worker_id, gpu)
         with self.workers.asking(worker, gone):
-            if not worker.stops and not self._draining.is_set():
+            if not worker.stops and not self._closed:
                 asked = asyncio.create_task(worker.stop_asked.wait())
                 either: set[asyncio.Future[Any]] = {asked, gone}
                 await asyncio.wait(either, timeout=self.config.poll_s, return_when=asyncio.FIRST_COMPLETED)
@@ -250,6 +258,10 @@ class Core:
         now_ms = self.clock.now_ms()
         await self.store.write(lambda ledger: ledger.add_chunk(job_id, worker_id, output, now_ms))
         self._bells.ring(job_id)
+
+    async def exited(self, worker_id: str) -> None:
+        """This worker's process is known to have ended: its jobs need not wait for a timeout."""
+        await self._lose(worker_id, [job.id for job in self.store.reader.held(worker_id)])
 
     def retire(self, worker_id: str) -> None:
         """This worker asked to be replaced: it gets no more jobs."""

@@ -1,22 +1,33 @@
 """uvicorn, hardened against callers that never finish what they send, and drained before it stops."""
 
 import asyncio
+import contextlib
 import resource
 import socket
-from typing import Any
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 import uvicorn
+import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from local_endpoint.app import create_app
 from local_endpoint.config import Config
 from local_endpoint.core import Core
 
-__all__ = ["Server", "listen"]
+__all__ = ["Server", "listen", "run_loop"]
+
+T = TypeVar("T")
 
 _HEAD_LIMIT_BYTES = 128 * 1024
 _KEEP_ALIVE_S = 30
 _LAST_REQUESTS_S = 5
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run a program in the event loop that serves best."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -33,7 +44,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """One endpoint on one socket. `await serve(sockets=[listener])` returns after a signal and a drain."""
+    """One endpoint on one socket. `await serve(sockets=[listener])` returns after `stop` and a drain.
+
+    Signals are its user's affair.
+    """
 
     def __init__(self, config: Config) -> None:
         """Must be called inside the event loop that will serve. Raises what `Core` raises."""
@@ -54,6 +68,16 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_LAST_REQUESTS_S,
             )
         )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: uvicorn would die of the one that it has just handled."""
+        yield
+
+    def stop(self) -> None:
+        """Begin to shut down; a second time, do not wait for anyone."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let waiting requests go first, or they would hold the shutdown up."""
