@@ -56,14 +56,12 @@ def client_router(core: Core, gate: Gate) -> APIRouter:
                 view = await core.wait(job.id, longest_s, gone)
             return _raw(status_json(view, core.clock.now_ms()))
 
-    @api.get("/status/{job_id}", **openapi.STATUS)
-    @api.post("/status/{job_id}", **openapi.hidden(openapi.STATUS))
+    @api.api_route("/status/{job_id}", methods=["GET", "POST"], **openapi.STATUS)
     async def status(request: Request) -> Response:
         with enter(request, "status"):
             return _raw(status_json(await core.view(_job_id(request)), core.clock.now_ms()))
 
-    @api.get("/status-sync/{job_id}", **openapi.STATUS_SYNC)
-    @api.post("/status-sync/{job_id}", **openapi.hidden(openapi.STATUS_SYNC))
+    @api.api_route("/status-sync/{job_id}", methods=["GET", "POST"], **openapi.STATUS_SYNC)
     async def status_sync(request: Request) -> Response:
         with enter(request, "status"):
             longest_s = wait_s(request)
@@ -72,8 +70,7 @@ def client_router(core: Core, gate: Gate) -> APIRouter:
                 view = await core.wait(_job_id(request), longest_s, gone)
             return _raw(status_json(view, core.clock.now_ms()))
 
-    @api.get("/stream/{job_id}", **openapi.STREAM)
-    @api.post("/stream/{job_id}", **openapi.hidden(openapi.STREAM))
+    @api.api_route("/stream/{job_id}", methods=["GET", "POST"], **openapi.STREAM)
     async def stream(request: Request) -> Response:
         with enter(request, "stream"):
             await _skip_body(request)

@@ -4,6 +4,7 @@ Bodies are read and checked by hand (`submissions.py`), because a bad one is a 4
 FastAPI's 422; so their schemas are written out here.
 """
 
+import warnings
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,7 +24,6 @@ __all__ = [
     "STATUS_SYNC",
     "STREAM",
     "describe",
-    "hidden",
 ]
 
 _ID = "c80ffee4-f315-4e25-a146-0f3d98cf024b"
@@ -54,6 +54,7 @@ _DONE_EXAMPLE = {
 _FAILED_EXAMPLE = {**_DONE_EXAMPLE, "error": "steps: 900 given, 1 to 500 allowed", "status": "FAILED"}
 del _FAILED_EXAMPLE["output"]
 
+_TIME = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 604_800_000}, {"type": "null"}]}
 _SUBMISSION = {
     "type": "object",
     "required": ["input"],
@@ -75,8 +76,8 @@ _SUBMISSION = {
                     "maximum": 604_800_000,
                     "default": 600_000,
                 },
-                "ttl": {"type": "integer", "minimum": 1, "maximum": 604_800_000, "default": 86_400_000},
-                "lowPriority": {"type": "boolean", "default": False},
+                "ttl": {**_TIME, "default": 86_400_000},
+                "lowPriority": {"type": ["boolean", "null"], "default": False},
             },
         },
         "s3Config": {
@@ -187,7 +188,6 @@ def _parameter(
     }
 
 
-_ENDPOINT_ID = _parameter("path", "endpoint_id", "The endpoint", "stable-diffusion-v1", {"type": "string"})
 _JOB_ID = _parameter("path", "job_id", "The job, as /run or /runsync named it", _ID, {"type": "string"})
 _WAIT = _parameter(
     "query",
@@ -211,22 +211,22 @@ def _route(
     for status in (401, 404, 429, 503, *errors):
         description, example = _ERRORS[status]
         responses[status] = _response(description, _ERROR_SCHEMA, {"error": example})
-    extra: dict[str, Any] = {"parameters": [_ENDPOINT_ID, *parameters], "security": [{"key": []}]}
+    extra: dict[str, Any] = {"parameters": list(parameters), "security": [{"key": []}]}
     if body:
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _SUBMISSION}}}
     return {"summary": summary, "responses": responses, "openapi_extra": extra, "response_model": None}
 
 
-def hidden(route: dict[str, Any]) -> dict[str, Any]:
-    """The same route by a method that works but is not worth a line in the document."""
-    return {**route, "include_in_schema": False}
-
-
 _STATUS_ANSWER = _response("The job as it is", _JOB, _RUNNING_EXAMPLE, _DONE_EXAMPLE, _FAILED_EXAMPLE)
+
+_LINKS = {
+    operation: {"operationId": operation, "parameters": {"job_id": "$response.body#/id"}}
+    for operation in ("get-status", "get-status-sync", "get-stream", "post-cancel")
+}
 
 RUN = _route(
     "Queue a job and return at once; body up to 10 MB, result kept 30 minutes",
-    _response("The job is queued", _QUEUED, _QUEUED_EXAMPLE),
+    {**_response("The job is queued", _QUEUED, _QUEUED_EXAMPLE), "links": _LINKS},
     (400, 408, 413),
     body=True,
 )
@@ -272,17 +272,29 @@ REQUESTS = _route(
 )
 
 
-def describe(app: FastAPI) -> None:
-    """Have the app serve this document."""
+def _operation_id(method: str, path: str) -> str:
+    """`get-status` and the like; `path` is the whole one, with the endpoint's id."""
+    return f"{method}-{path.split('/')[3]}"
+
+
+def describe(app: FastAPI, endpoint_id: str) -> None:
+    """Have the app serve this document, with the endpoint's id in its paths."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schema = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=app.routes
-            )
-            schema.setdefault("components", {})["securitySchemes"] = {
-                "key": {"type": "http", "scheme": "bearer"}
+            with warnings.catch_warnings():
+                # About two methods of one route sharing an operation id; they get their own below.
+                warnings.simplefilter("ignore", UserWarning)
+                schema = get_openapi(
+                    title=app.title, version=app.version, description=app.description, routes=app.routes
+                )
+            schema["paths"] = {
+                path.replace("{endpoint_id}", endpoint_id): item for path, item in schema["paths"].items()
             }
+            for path, item in schema["paths"].items():
+                for method, operation in item.items():
+                    operation["operationId"] = _operation_id(method, path)
+            schema["components"] = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
             app.openapi_schema = schema
         return app.openapi_schema
 
