@@ -29,7 +29,7 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-_FILES = {"app.js", "snippets.js", "form.js", "style.css", "docs.js"}
+_FILES = {"app.js", "docs.js", "form.js", "json.js", "snippets.js", "style.css"}
 
 
 def create_app(core: Core) -> FastAPI:

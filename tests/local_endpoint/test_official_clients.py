@@ -249,7 +249,7 @@ class TestSdkWorker:
     """What the unmodified SDK does with what it is given here."""
 
     def test_progress_shows_in_the_status(self, served: Endpoint) -> None:
-        job_id = served.run({"steps": 8, "step_s": 0.15})
+        job_id = served.run({"num_inference_steps": 8, "step_s": 0.15})
         seen = set()
         while (status := served.status(job_id))["status"] in ("IN_QUEUE", "IN_PROGRESS"):
             if "output" in status:
