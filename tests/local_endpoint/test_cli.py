@@ -68,6 +68,12 @@ class TestSubmit:
         assert "401" in ran.stderr
         assert "Traceback" not in ran.stderr
 
+    def test_says_at_once_that_nothing_listens(self, tmp_path: Path) -> None:
+        line = command("submit", "a dog", "--endpoint", f"http://127.0.0.1:{free_port()}", "--key", "k")
+        ran = subprocess.run(line, capture_output=True, text=True, timeout=10, check=False)
+        assert ran.returncode == 1
+        assert "cannot be reached: Connection refused" in ran.stderr
+
     def test_ctrl_c_cancels_the_job(self, served: Endpoint, tmp_path: Path) -> None:
         options = ["--endpoint", served.url, "--key", KEY, "--out", str(tmp_path), "--set", "sleep_s=60"]
         process = subprocess.Popen(command("submit", "a dog", *options), stderr=subprocess.PIPE)

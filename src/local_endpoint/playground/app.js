@@ -114,7 +114,7 @@ async function generate(input) {
 
 function showImages(status, input) {
   const images = Array.isArray(status.output) ? status.output : [];
-  images.forEach((item, number) => at("gallery").prepend(figure(item, input, `${status.id}_${number}`)));
+  at("gallery").prepend(...images.map((item, number) => figure(item, input, `${status.id}_${number}`)));
   const took = ((status.executionTime ?? 0) / 1000).toFixed(1);
   say(`Done: ${images.length} ${images.length === 1 ? "image" : "images"} in ${took} s.`);
 }

@@ -27,6 +27,7 @@ _HANDLER = Path(__file__).resolve().parents[3] / "handler.py"
 _READY_TIMEOUT_S = 600
 _DRAIN_TIMEOUT_S = 120
 _RESTART_PAUSE_S = 2
+_SCHEMA_TIMEOUT_S = 30
 _SCHEMA_PROGRAM = "from sdworker.cli import serve; serve.print_input_schema()"
 
 
@@ -98,10 +99,11 @@ async def _serve(arguments: argparse.Namespace) -> None:
         await _first(ready, stop)
         if not stop.is_set():
             await ready
+            await asyncio.wait({learning}, timeout=_SCHEMA_TIMEOUT_S)
             print(_greeting(config, base_url, quote(arguments.gpu)), flush=True)
             await _first(serving, stop)
     finally:
-        if not serving.done():
+        if stop.is_set():
             print("finishing the jobs in progress; Ctrl-C again to stop at once …", file=sys.stderr)
         stop.clear()
         learning.cancel()

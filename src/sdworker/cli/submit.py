@@ -3,7 +3,9 @@
 import argparse
 import base64
 import json
+import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -113,6 +115,8 @@ def _draw(base_url: str, endpoint_id: str, key: str, request: dict[str, Any]) ->
     import requests
     import runpod
 
+    _check_reachable(base_url)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are told once they have failed
     runpod.endpoint_url_base = base_url
     endpoint = runpod.Endpoint(endpoint_id, api_key=key)
     try:
@@ -131,6 +135,17 @@ def _draw(base_url: str, endpoint_id: str, key: str, request: dict[str, Any]) ->
     if status["status"] != "COMPLETED":
         raise _SubmitError(f"the job is {status['status']}: {status.get('error', 'no reason given')}")
     return status
+
+
+def _check_reachable(base_url: str) -> None:
+    """Say at once that nothing listens: the client would try for half a minute. Not through a proxy."""
+    parts = urlsplit(base_url)
+    if parts.scheme != "http":
+        return
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 80), timeout=10).close()
+    except OSError as error:
+        raise _SubmitError(f"{base_url} cannot be reached: {error.strerror or error}") from error
 
 
 def _follow(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
