@@ -21,7 +21,7 @@ from local_endpoint.workers import Worker, Workers
 __all__ = ["Core", "Submission"]
 
 _TICK_S = 0.25
-_VACUUM_PAUSE_S = 5
+_VACUUM_PAUSE_S = 2
 # The SDK forgets a stop for a job that it has fetched but not begun, so it is said three times.
 _STOP_PAUSES_S = (0, 0.5, 2)
 _INPUT_SHOWN_BYTES = 64 * 1024

@@ -120,10 +120,12 @@ class Workers:
         """The platform's counts; `busy` are the ids of workers that hold jobs."""
         alive = [worker for worker in self if worker.asks]
         running = sum(worker.id in busy for worker in alive)
+        # An idle worker is ready also in the moment between two requests for jobs.
+        ready = sum(worker.taking > 0 or worker.id not in busy for worker in alive if not worker.retired)
         return {
             "idle": len(alive) - running,
             "initializing": sum(worker.new and worker.id not in busy for worker in self),
-            "ready": sum(worker.taking > 0 for worker in alive),
+            "ready": ready,
             "running": running,
             "throttled": 0,
         }

@@ -1,19 +1,39 @@
 """Endpoints for tests: one that serves with SDK workers for many tests, and fresh ones."""
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.local_endpoint.harness import Endpoint
+from tests.local_endpoint.harness import Endpoint, ThreadEndpoint
 
+# Tests must not wait for a busy disk; what a commit costs there is the bench's affair.
+MEMORY_DISK = Path("/dev/shm")
 MakeEndpoint = Callable[..., Endpoint]
 
 
+@pytest.fixture(scope="session")
+def quick_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory, where there is one."""
+    if not os.access(MEMORY_DISK, os.W_OK):
+        yield tmp_path_factory.mktemp("endpoints")
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def quick_path(quick_disk: Path) -> Path:
+    """A fresh folder there for one test."""
+    return Path(tempfile.mkdtemp(dir=quick_disk))
+
+
 @pytest.fixture(scope="package")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+def served(quick_disk: Path) -> Iterator[Endpoint]:
     """An endpoint with one SDK worker, shared: leave it as it was."""
-    endpoint = Endpoint(tmp_path_factory.mktemp("served") / "data", "--no-rate-limits", "--gpu", "24").start()
+    endpoint = Endpoint(quick_disk / "served" / "data", "--no-rate-limits", "--gpu", "24").start()
     endpoint.sdk_worker()
     endpoint.wait_ready()
     yield endpoint
@@ -21,14 +41,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 
 
 @pytest.fixture
-def make_endpoint(tmp_path: Path) -> Iterator[MakeEndpoint]:
-    """Start endpoints with the options a test wants; they end with it."""
+def make_endpoint(quick_path: Path) -> Iterator[MakeEndpoint]:
+    """Start endpoints with the options a test wants, in a process where it must be killed or restarted."""
     made: list[Endpoint] = []
 
-    def make(*options: str, start: bool = True) -> Endpoint:
-        endpoint = Endpoint(tmp_path / f"data-{len(made)}", *options)
+    def make(*options: str, folder: Path | None = None, process: bool = False) -> Endpoint:
+        kind = Endpoint if process else ThreadEndpoint
+        endpoint = kind(folder or quick_path / f"data-{len(made)}", *options)
         made.append(endpoint)
-        return endpoint.start() if start else endpoint
+        return endpoint.start()
 
     yield make
     for endpoint in made:
@@ -42,8 +63,8 @@ def endpoint(make_endpoint: MakeEndpoint) -> Endpoint:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+def shared(quick_disk: Path) -> Iterator[Endpoint]:
     """A workerless endpoint for all tests of a module that do not mind each other's jobs."""
-    endpoint = Endpoint(tmp_path_factory.mktemp("shared") / "data").start()
+    endpoint = ThreadEndpoint(Path(tempfile.mkdtemp(dir=quick_disk)) / "data").start()
     yield endpoint
     endpoint.close()

@@ -1,17 +1,23 @@
 """Real endpoints and real workers for tests: processes that can be started, killed and started again."""
 
+import argparse
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
+from local_endpoint.options import add_options, config_from
+from local_endpoint.server import Server, listen, run_loop
 
 KEY, WORKER_KEY = "test-key", "test-worker-key"
 ENDPOINT_ID = "stable-diffusion-v1"
@@ -54,6 +60,7 @@ class Endpoint:
         self.base = f"http://127.0.0.1:{self.port}"
         self.url = f"{self.base}/v2/{ENDPOINT_ID}"
         self.options = options
+        folder.parent.mkdir(parents=True, exist_ok=True)
         self.log = folder.parent / f"{folder.name}.log"
         self.http = httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
         self.worker_http = httpx.Client(headers={"Authorization": WORKER_KEY}, timeout=60)
@@ -158,3 +165,36 @@ class Endpoint:
 
     def wait_ready(self, workers: int = 1) -> None:
         eventually(lambda: self.health()["workers"]["ready"] >= workers, timeout_s=60)
+
+
+class ThreadEndpoint(Endpoint):
+    """The same in a thread of the tests' process: up in no time, but it cannot be killed."""
+
+    def start(self) -> "ThreadEndpoint":
+        parser = argparse.ArgumentParser()
+        add_options(parser)
+        keys = ["--key", KEY, "--worker-key", WORKER_KEY]
+        config = config_from(parser.parse_args(["--data", str(self.folder), *keys, *self.options]))
+        listener = listen("127.0.0.1", self.port)
+
+        async def serve() -> None:
+            self.server = Server(config)
+            self.loop = asyncio.get_running_loop()
+            await self.server.serve(sockets=[listener])
+
+        self.thread = threading.Thread(target=lambda: run_loop(serve()), daemon=True)
+        self.thread.start()
+        eventually(self.answers, pause_s=0.01)
+        return self
+
+    def answers(self) -> bool:
+        try:
+            return self.http.get(f"{self.url}/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def close(self) -> None:
+        self.http.close()
+        self.worker_http.close()
+        self.loop.call_soon_threadsafe(self.server.stop)
+        self.thread.join(20)

@@ -322,7 +322,7 @@ class TestOverviews:
         endpoint.take("b")
         assert endpoint.health() == {
             "jobs": {"completed": 1, "failed": 1, "inProgress": 1, "inQueue": 1, "retried": 0},
-            "workers": {"idle": 1, "initializing": 0, "ready": 0, "running": 1, "throttled": 0},
+            "workers": {"idle": 1, "initializing": 0, "ready": 1, "running": 1, "throttled": 0},
         }
 
     def test_requests_lists_the_newest_jobs_without_their_data(self, endpoint: Endpoint) -> None:

@@ -19,7 +19,7 @@ from local_endpoint.core import Core, Submission
 from tests.local_endpoint.conftest import MakeEndpoint
 from tests.local_endpoint.harness import KEY, WORKER_KEY, Endpoint, eventually
 
-QUICK = ("--ping-interval", "1", "--worker-timeout", "4", "--no-rate-limits")
+QUICK = ("--ping-interval", "1", "--worker-timeout", "2.5", "--no-rate-limits")
 
 
 def run_many(endpoint: Endpoint, count: int) -> list[str]:
@@ -41,7 +41,7 @@ def assert_all_complete(endpoint: Endpoint, ids: list[str], timeout_s: float = 6
 
 class TestKilled:
     def test_the_endpoint_in_the_middle_of_a_thousand_jobs(self, make_endpoint: MakeEndpoint) -> None:
-        endpoint = make_endpoint(*QUICK)
+        endpoint = make_endpoint(*QUICK, process=True)
         for name in ("a", "b"):
             endpoint.sdk_worker(name, CONCURRENCY="100")
         endpoint.wait_ready(2)
@@ -57,7 +57,7 @@ class TestKilled:
 
     def test_one_of_three_workers(self, make_endpoint: MakeEndpoint) -> None:
         """The worker's ping process is left alive, as a plain kill -9 leaves it."""
-        endpoint = make_endpoint(*QUICK)
+        endpoint = make_endpoint(*QUICK, process=True)
         workers = [endpoint.sdk_worker(name, CONCURRENCY="10") for name in ("a", "b", "c")]
         endpoint.wait_ready(3)
         ids = run_many(endpoint, 120)
@@ -68,7 +68,7 @@ class TestKilled:
         assert by_worker == {"a", "b", "c"}
 
     def test_both(self, make_endpoint: MakeEndpoint) -> None:
-        endpoint = make_endpoint(*QUICK)
+        endpoint = make_endpoint(*QUICK, process=True)
         worker = endpoint.sdk_worker("a", CONCURRENCY="10")
         endpoint.wait_ready()
         ids = run_many(endpoint, 60)
@@ -79,7 +79,8 @@ class TestKilled:
         endpoint.sdk_worker("b", CONCURRENCY="20")
         assert_all_complete(endpoint, ids)
 
-    def test_a_caller_that_waits_is_answered_before_a_stop(self, endpoint: Endpoint) -> None:
+    def test_a_caller_that_waits_is_answered_before_a_stop(self, make_endpoint: MakeEndpoint) -> None:
+        endpoint = make_endpoint(process=True)
         with ThreadPoolExecutor() as pool:
             answer = pool.submit(endpoint.http.post, f"{endpoint.url}/runsync", json={"input": {}})
             eventually(lambda: endpoint.health()["jobs"]["inQueue"] == 1)
@@ -96,7 +97,7 @@ class TestKilled:
         self, make_endpoint: MakeEndpoint
     ) -> None:
         """A lone surrogate in the output: the SDK drops the job without a word."""
-        endpoint = make_endpoint(*QUICK, "--max-requeues", "1")
+        endpoint = make_endpoint(*QUICK, "--max-requeues", "1", process=True)
         endpoint.sdk_worker("a")
         endpoint.wait_ready()
         status = endpoint.final(endpoint.run({"surrogate": True}))
@@ -218,9 +219,7 @@ class TestDiskFull:
     def test_callers_are_told_nothing_is_lost_and_it_goes_on(
         self, small_disk: Path, make_endpoint: MakeEndpoint
     ) -> None:
-        endpoint = make_endpoint(start=False)
-        endpoint.folder = small_disk / "data"
-        endpoint.start()
+        endpoint = make_endpoint(folder=small_disk / "data")
         kept = endpoint.run({"prompt": "kept"})
         refused = endpoint.http.post(f"{endpoint.url}/run", json={"input": {"image": "x" * 2_000_000}})
         assert refused.status_code == 503
@@ -261,8 +260,8 @@ REQUEST = Submission(
 )
 
 
-async def test_ten_thousand_waiting_jobs_slow_nothing_down(tmp_path: Path) -> None:
-    core = Core(Config(folder=tmp_path, keys=("k",), worker_key="w"))
+async def test_ten_thousand_waiting_jobs_slow_nothing_down(quick_path: Path) -> None:
+    core = Core(Config(folder=quick_path, keys=("k",), worker_key="w"))
     await asyncio.gather(*(core.submit(REQUEST) for _ in range(10_000)))
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     start_s = time.perf_counter()
@@ -275,8 +274,8 @@ async def test_ten_thousand_waiting_jobs_slow_nothing_down(tmp_path: Path) -> No
     core.close()
 
 
-async def test_a_job_whose_worker_hangs_up_at_the_last_moment_is_given_back(tmp_path: Path) -> None:
-    core = Core(Config(folder=tmp_path, keys=("k",), worker_key="w"))
+async def test_a_job_whose_worker_hangs_up_at_the_last_moment_is_given_back(quick_path: Path) -> None:
+    core = Core(Config(folder=quick_path, keys=("k",), worker_key="w"))
     job = await core.submit(REQUEST)
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     taking = asyncio.create_task(core.take("w", None, most=1, idle=False, gone=gone))

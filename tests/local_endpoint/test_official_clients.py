@@ -219,9 +219,9 @@ def test_javascript(served: Endpoint, js_sdk: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def streaming(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def streaming(quick_disk: Path) -> Any:
     """An endpoint whose worker's handler is a generator."""
-    endpoint = Endpoint(tmp_path_factory.mktemp("streaming") / "data").start()
+    endpoint = Endpoint(quick_disk / "streaming" / "data").start()
     endpoint.sdk_worker("streamer", "--stream")
     endpoint.wait_ready()
     yield endpoint

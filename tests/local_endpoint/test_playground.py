@@ -30,8 +30,8 @@ PIXELS = """async (number) => {
 
 
 @pytest.fixture(scope="module")
-def drawing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    folder = tmp_path_factory.mktemp("playground") / "data"
+def drawing(quick_disk: Path) -> Iterator[Endpoint]:
+    folder = quick_disk / "playground" / "data"
     endpoint = Endpoint(folder, "--input-schema", str(SCHEMA), "--no-rate-limits").start()
     endpoint.sdk_worker()
     endpoint.wait_ready()

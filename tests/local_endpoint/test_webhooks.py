@@ -96,9 +96,9 @@ async def cancelled_job(core: Core, url: str) -> None:
 
 @pytest.mark.parametrize(("answers", "tries"), [([], 1), ([500], 2), ([302, 404], 3), ([500, 500, 500], 3)])
 async def test_what_is_not_answered_200_is_tried_three_times_in_all(
-    tmp_path: Path, receiver: Receiver, answers: list[int], tries: int
+    quick_path: Path, receiver: Receiver, answers: list[int], tries: int
 ) -> None:
-    core = Core(Config(folder=tmp_path, keys=("k",), worker_key="w", webhook_pause_s=0.1))
+    core = Core(Config(folder=quick_path, keys=("k",), worker_key="w", webhook_pause_s=0.1))
     receiver.answers = list(answers)
     await cancelled_job(core, receiver.url)
     await until(core, lambda: core.store.reader.next_webhook_ms() is None)
@@ -106,8 +106,8 @@ async def test_what_is_not_answered_200_is_tried_three_times_in_all(
     core.close()
 
 
-async def test_what_was_not_sent_yet_survives_a_restart(tmp_path: Path, receiver: Receiver) -> None:
-    config = Config(folder=tmp_path, keys=("k",), worker_key="w", webhook_pause_s=0.1)
+async def test_what_was_not_sent_yet_survives_a_restart(quick_path: Path, receiver: Receiver) -> None:
+    config = Config(folder=quick_path, keys=("k",), worker_key="w", webhook_pause_s=0.1)
     receiver.answers = [500]
     core = Core(config)
     await cancelled_job(core, receiver.url)
