@@ -32,7 +32,7 @@ def test_what_it_promises_holds(served: Endpoint, tmp_path: Path) -> None:
             *("run", f"{served.base}/openapi.json"),
             *("-H", f"Authorization: Bearer {KEY}"),
             *("--checks", ",".join(CHECKS)),
-            *("--phases", "examples,coverage"),
+            *("--phases", "examples,coverage", "--workers", "4"),
             *("--generation-deterministic", "--continue-on-failure", "--no-color"),
         ],
         capture_output=True,
