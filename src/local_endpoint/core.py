@@ -21,6 +21,7 @@ from local_endpoint.workers import Worker, Workers
 __all__ = ["Core", "Submission"]
 
 _TICK_S = 0.25
+_STALL_S = 1
 _VACUUM_PAUSE_S = 2
 # The SDK forgets a stop for a job that it has fetched but not begun, so it is said three times.
 _STOP_PAUSES_S = (0, 0.5, 2)
@@ -72,6 +73,7 @@ class Core:
         """For the playground; whoever starts the workers may learn it later than this."""
         self._closed = False
         self._draining = False
+        self._ticked_s = self._time()
         self._vacuum_at_s: float | None = None
         for job in self.store.reader.held():
             if job.worker is not None:
@@ -283,6 +285,11 @@ class Core:
 
     async def tick(self) -> None:
         """Do what is due: dead workers, deadlines, deletions."""
+        stalled_s = self._time() - self._ticked_s - _TICK_S
+        self._ticked_s = self._time()
+        if stalled_s > _STALL_S:
+            # This process stood still, and with it the workers' signs of life.
+            self.workers.forgive(int(stalled_s * 1000))
         for worker in self.workers.bury():
             await self._lose(worker.id, [job.id for job in self.store.reader.held(worker.id)])
         now_ms = self.clock.now_ms()

@@ -34,6 +34,10 @@ class FolderInUse(Exception):  # noqa: N818 - reads as what it says
     """Another endpoint is running on this folder."""
 
 
+def _vacuum_mark(ledger: Ledger) -> None:
+    """Never called: it marks the write that has to run outside a transaction."""
+
+
 @dataclass(slots=True)
 class _Write:
     op: Callable[[Ledger], Any]
@@ -86,7 +90,7 @@ class Store:
 
     async def vacuum(self) -> None:
         """Give back what deletions freed, if the disk lets us."""
-        await self.write(_Vacuum())
+        await self.write(_vacuum_mark)
 
     def close(self) -> None:
         """Finish the writes under way, then let go of the folder."""
@@ -108,27 +112,37 @@ class Store:
                     closing = True
                     break
                 group.append(write)
-            self._commit(group)
+            if writes := [write for write in group if write.op is not _vacuum_mark]:
+                self._commit(writes)
+            for vacuum in (write for write in group if write.op is _vacuum_mark):
+                self._vacuum(vacuum)
             self._loop.call_soon_threadsafe(_settle, group)
             if closing:
                 break
 
     def _commit(self, group: list[_Write]) -> None:
+        """One transaction for all; if it fails, one for each, so that only what does not fit is refused."""
         db = self._writer.db
-        vacuums = [write for write in group if isinstance(write.op, _Vacuum)]
         try:
             db.execute("BEGIN IMMEDIATE")
             for write in group:
-                if write not in vacuums:
-                    self._apply(write)
+                self._apply(write)
             db.execute("COMMIT")
-            if vacuums:
-                self._writer.vacuum()
         except sqlite3.Error as error:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            for write in group:
-                write.error = StoreUnavailable(f"the store cannot write: {error}")
+            if len(group) > 1:
+                for write in group:
+                    write.error = None
+                    self._commit([write])
+            else:
+                group[0].error = StoreUnavailable(f"the store cannot write: {error}")
+
+    def _vacuum(self, write: _Write) -> None:
+        try:
+            self._writer.vacuum()
+        except sqlite3.Error as error:
+            write.error = StoreUnavailable(f"the store cannot be vacuumed: {error}")
 
     def _apply(self, write: _Write) -> None:
         db = self._writer.db
@@ -141,12 +155,6 @@ class Store:
             db.execute("ROLLBACK TO one")
             write.error = error
         db.execute("RELEASE one")
-
-
-class _Vacuum:
-    """Marks a write that has to run outside a transaction."""
-
-    def __call__(self, ledger: Ledger) -> None: ...
 
 
 def _settle(group: list[_Write]) -> None:

@@ -105,6 +105,11 @@ class Workers:
         worker.stop_asked.clear()
         return stops
 
+    def forgive(self, stalled_ms: int) -> None:
+        """Do not count a time in which nobody could be heard."""
+        for worker in self:
+            worker.seen_ms = min(worker.seen_ms + stalled_ms, self._now_ms())
+
     def bury(self) -> list[Worker]:
         """Forget the workers that have been silent for too long, and return them."""
         silent_since_ms = self._now_ms() - self._timeout_ms

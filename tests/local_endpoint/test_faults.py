@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,18 @@ async def test_ten_thousand_waiting_jobs_slow_nothing_down(quick_path: Path) -> 
         await core.tick()
     assert (time.perf_counter() - start_s) / 10 < 0.1
     assert await core.purge_queue() == 9990
+    core.close()
+
+
+async def test_a_process_that_stood_still_does_not_take_its_workers_for_dead(quick_path: Path) -> None:
+    core = Core(Config(folder=quick_path, keys=("k",), worker_key="w", worker_timeout_s=1.0))
+    job = await core.submit(replace(REQUEST, execution_timeout_ms=60_000))
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await core.take("w", None, most=1, idle=False, gone=gone)
+    await core.tick()
+    time.sleep(2.5)  # noqa: ASYNC251 - the point of it
+    await core.tick()
+    assert (await core.view(job.id)).job.status == "IN_PROGRESS"
     core.close()
 
 
