@@ -9,14 +9,13 @@ import difflib
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, MaxLen, MinLen, MultipleOf
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
-from pydantic.fields import FieldInfo
 
 from sdworker.engine.samplers import SAMPLERS, UnknownSampler, find_sampler
 from sdworker.settings import Settings
+from sdworker.wording import allowed_by, show
 
 __all__ = ["Contract", "InputError", "OutputFormat", "Request"]
 
@@ -24,6 +23,7 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 
 _LARGEST_SEED = 2**63 - 1
 _SIDE = {"ge": 64, "le": 2048, "multiple_of": 8}
+_SIDES = "a multiple of 8 from 64 to 2048"
 _V1_STRENGTH = 0.8
 
 
@@ -168,7 +168,7 @@ class Contract:
             InputError: listing every problem.
         """
         if not isinstance(given, Mapping):
-            raise InputError(f"input: {_show(given)} is not an object; allowed: an object with at least `prompt`")
+            raise InputError(f"input: {show(given)} is not an object; allowed: an object with at least `prompt`")
         named, problems = _by_field(given)
         request, wrong, more = _check_fields({**self._defaults(), **named})
         problems += more
@@ -191,20 +191,41 @@ class Contract:
         return schema
 
     def allowed(self, field: str) -> str:
-        """In words, what a field accepts."""
-        info = Request.model_fields[field]
-        limits = {type(limit): limit for limit in info.metadata}
-        if field == "num_outputs":
-            return f"a whole number from 1 to {self.settings.max_outputs}"
-        if field == "scheduler":
-            return "the name of a sampler"
-        if field == "seed":
-            return "a whole number from 0 to 2^63-1 less num_outputs; -1 or null for a random one"
-        if field == "lora":
-            return "null"
-        if field in ("width", "height"):
-            return f"a multiple of 8 from 64 to 2048, width x height at most {self.settings.max_pixels}"
-        return _in_words(info, limits)
+        """In words, what a field accepts in this deployment."""
+        words = {
+            "num_outputs": f"a whole number from 1 to {self.settings.max_outputs}",
+            "width": f"{_SIDES}, width x height at most {self.settings.max_pixels}",
+            "height": f"{_SIDES}, width x height at most {self.settings.max_pixels}",
+        }
+        return words.get(field) or _allowed(field)
+
+    def size_for(self, request: Request, picture: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of the images of a request that starts from a picture of that size.
+
+        What the request names counts; what it leaves open follows the picture's shape, rounded down to
+        multiples of 8 as diffusers does. A picture larger than this deployment draws is brought down to fit.
+
+        Raises:
+            InputError: no size that may be drawn has the picture's shape.
+        """
+        given_width, given_height = picture
+        scale = 1.0
+        if request.width and request.height:
+            return request.width, request.height
+        if request.width or request.height:
+            scale = request.width / given_width if request.width else (request.height or 0) / given_height
+        elif not self.fits(*picture):
+            scale = (self.settings.max_pixels / (given_width * given_height)) ** 0.5
+        if not (request.width or request.height):
+            scale = min(max(scale, _SIDE["ge"] / min(picture)), _SIDE["le"] / max(picture))
+        width = request.width or _to_multiple(given_width * scale)
+        height = request.height or _to_multiple(given_height * scale)
+        if min(width, height) < _SIDE["ge"] or max(width, height) > _SIDE["le"] or not self.fits(width, height):
+            raise InputError(
+                f"init_image: its {given_width}x{given_height} pixels would give an image of {width}x{height}; "
+                f"allowed: {self.allowed('width')}; set width and height"
+            )
+        return width, height
 
     def fits(self, width: int, height: int) -> bool:
         """Whether an image of that size may be drawn."""
@@ -225,7 +246,7 @@ class Contract:
         if request.seed is not None and request.seed > _LARGEST_SEED - request.num_outputs:
             yield self._refuse("seed", request.seed)
         if request.lora:
-            yield f"lora: {_show(request.lora)} cannot be loaded: LoRA is not supported yet; leave it out"
+            yield f"lora: {show(request.lora)} cannot be loaded: LoRA is not supported yet; leave it out"
         if request.init_image is None:
             yield from self._check_without_picture(request, given)
         elif request.width and request.height and not self.fits(request.width, request.height):
@@ -248,7 +269,7 @@ class Contract:
         )
 
     def _refuse(self, field: str, value: object) -> str:
-        return f"{field}: {_show(value)} is out of range; allowed: {self.allowed(field)}"
+        return f"{field}: {show(value)} is out of range; allowed: {self.allowed(field)}"
 
     def _complete(self, request: Request) -> Request:
         update: dict[str, Any] = {}
@@ -279,7 +300,7 @@ def _by_field(given: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def _unknown(key: object) -> str:
     nearest = difflib.get_close_matches(str(key).lower(), _NAMES, n=1, cutoff=0.0)
-    return f"{_show(key)}: there is no such field; the nearest is {nearest[0]}"
+    return f"{show(key)}: there is no such field; the nearest is {nearest[0]}"
 
 
 def _check_fields(named: dict[str, Any]) -> tuple[Request, set[str], list[str]]:
@@ -294,48 +315,20 @@ def _check_fields(named: dict[str, Any]) -> tuple[Request, set[str], list[str]]:
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
-    field, kind, given = str(problem["loc"][0]), problem["type"], problem["input"]
-    if kind == "missing":
-        return f"{field}: is missing; allowed: {_in_words(Request.model_fields[field])}"
-    if kind == "value_error":
-        return f"{field}: {_show(given)} {problem['msg'].removeprefix('Value error, ')}".replace(
-            "there is", "is unknown: there is", 1
-        )
-    return f"{field}: {_show(given)} is not allowed; allowed: {_in_words(Request.model_fields[field])}"
+    """One of pydantic's problems as a user should read it."""
+    field, given = str(problem["loc"][0]), show(problem["input"])
+    if problem["type"] == "missing":
+        return f"{field}: is missing; allowed: {_allowed(field)}"
+    if problem["type"] == "value_error":
+        return f"{field}: {given} {problem['msg'].removeprefix('Value error, ')}"
+    return f"{field}: {given} is not allowed; allowed: {_allowed(field)}"
 
 
-def _in_words(info: FieldInfo, _limits: object = None) -> str:
-    """A field's declared type and limits in words."""
-    limits = {type(limit): limit for limit in info.metadata}
-    kinds = set(get_args(info.annotation)) or {info.annotation}
-    choices = [choice for kind in (info.annotation, *kinds) for choice in get_args(kind) if isinstance(choice, str)]
-    if choices or all(isinstance(kind, str) for kind in kinds):
-        return " or ".join(dict.fromkeys(choices or sorted(map(str, kinds))))
-    if bool in kinds:
-        return "true or false"
-    if str in kinds:
-        return _text_in_words(limits)
-    noun = "a number" if float in kinds else "a whole number"
-    if MultipleOf in limits:
-        noun = f"a multiple of {limits[MultipleOf].multiple_of}"
-    low = f"above {limits[Gt].gt}" if Gt in limits else f"from {limits[Ge].ge}" if Ge in limits else ""
-    high = f" {'up ' if Gt in limits else ''}to {limits[Le].le}" if Le in limits else " up"
-    return f"{noun} {low}{high}"
+def _allowed(field: str) -> str:
+    if field == "seed":
+        return "a whole number from 0 to 2^63-1 less num_outputs; -1 or null for a random one"
+    return allowed_by(Request.model_fields[field])
 
 
-def _text_in_words(limits: Mapping[type, Any]) -> str:
-    if MaxLen not in limits:
-        return "text"
-    low = limits[MinLen].min_length if MinLen in limits else 0
-    return f"text of {low} to {limits[MaxLen].max_length} characters"
-
-
-def _show(value: object) -> str:
-    """A value as an error may quote it: short, and never a whole picture or prompt."""
-    if isinstance(value, str) and len(value) > 60:
-        return f"a text of {len(value)} characters"
-    if isinstance(value, (list, tuple, Mapping)):
-        return f"a {'list' if isinstance(value, (list, tuple)) else 'JSON object'}"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return repr(value).encode("ascii", "backslashreplace").decode() if isinstance(value, str) else str(value)[:60]
+def _to_multiple(pixels: float) -> int:
+    return int(pixels + 1e-6) // 8 * 8

@@ -119,7 +119,7 @@ def find_sampler(name: str) -> Sampler:
     """
     found = _BY_ALIAS.get(_normalise(name))
     if found is None:
-        raise UnknownSampler(f"there is no sampler of that name; the nearest are {_nearest(name)}")
+        raise UnknownSampler(f"is not a sampler; the nearest are {_nearest(name)}")
     return found
 
 

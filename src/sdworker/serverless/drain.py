@@ -23,7 +23,7 @@ from runpod.serverless.modules import rp_scale
 __all__ = ["DrainingJobScaler", "SdkChanged", "install"]
 
 # sha256 of the source of what DrainingJobScaler relies on, in runpod 1.12.0.
-_WRITTEN_FOR = "unset"
+_WRITTEN_FOR = "b660b2d087250a9915373c373b427e81bd762837ca5ffcf943e23db00a6bd934"
 _LAST_MOMENT_S = 0.2
 """A response whose bytes are arriving is awaited this long before its poll is closed."""
 

@@ -1,0 +1,67 @@
+"""How an error speaks of a field's limits and of a value that was given."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen, MultipleOf
+from pydantic.fields import FieldInfo
+
+__all__ = ["allowed_by", "show"]
+
+_LONGEST_QUOTE = 60
+
+
+def allowed_by(field: FieldInfo) -> str:
+    """A pydantic field's type and limits in words: `a whole number from 1 to 500`."""
+    limits: dict[type, Any] = {type(limit): limit for limit in field.metadata}
+    kinds = _kinds(field.annotation)
+    choices = [kind for kind in kinds if isinstance(kind, str)]
+    if choices:
+        return " or ".join(choices)
+    if bool in kinds:
+        return "true or false"
+    if str in kinds:
+        return _text(limits)
+    return _number("a number" if float in kinds else "a whole number", limits)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types and literal values an annotation is made of."""
+    parts = get_args(annotation)
+    return [kind for part in parts for kind in _kinds(part)] if parts else [annotation]
+
+
+def _text(limits: Mapping[type, Any]) -> str:
+    if MaxLen not in limits:
+        return "text"
+    shortest = limits[MinLen].min_length if MinLen in limits else 0
+    return f"text of {shortest} to {limits[MaxLen].max_length} characters"
+
+
+def _number(noun: str, limits: Mapping[type, Any]) -> str:
+    if MultipleOf in limits:
+        noun = f"a multiple of {limits[MultipleOf].multiple_of}"
+    low = f" above {limits[Gt].gt}" if Gt in limits else f" from {limits[Ge].ge}" if Ge in limits else ""
+    high = f" {'up ' if Gt in limits else ''}to {limits[Le].le}" if Le in limits else " up"
+    return f"{noun}{low}{high}"
+
+
+def show(value: object) -> str:
+    """A value as an error may quote it: short, in ASCII, and never a whole picture or prompt."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    if isinstance(value, str):
+        return _quote(value)
+    if isinstance(value, int) and abs(value) >= 10**_LONGEST_QUOTE:
+        return "a number too long to repeat"
+    return str(value)[:_LONGEST_QUOTE]
+
+
+def _quote(text: str) -> str:
+    if len(text) > _LONGEST_QUOTE:
+        return f"a text of {len(text)} characters"
+    return repr(text).encode("ascii", "backslashreplace").decode("ascii")
