@@ -40,7 +40,7 @@ async def all_public(host: str, port: int) -> bool:
     """Whether every address of `host` is public, as the name resolves now.
 
     A name can resolve differently a moment later: where the connection is ours to open, check the
-    address that is dialled instead (`pictures.download`).
+    address that is dialled instead (`pictures.fetch`).
 
     Raises:
         OSError: the name does not resolve.

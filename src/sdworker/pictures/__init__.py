@@ -1,7 +1,7 @@
 """Pictures in (URL, data URI, base64) and images out (PNG, JPEG, WebP).
 
 `load_picture` and `load_mask` turn what a job sent into a Pillow image of a known mode:
-`download` or `inline` gets the bytes, `decode` makes pixels of them. `encode_image` is the way out.
+`fetch` or `inline` gets the bytes, `decode` makes pixels of them. `encode_image` is the way out.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from PIL import Image
 
 from sdworker.pictures.decode import decode_mask, decode_picture
-from sdworker.pictures.download import download, is_url
 from sdworker.pictures.encode import ImageFormat, encode_image
+from sdworker.pictures.fetch import download, is_url
 from sdworker.pictures.inline import decode_inline
 from sdworker.pictures.limits import PictureError, PictureLimits
 

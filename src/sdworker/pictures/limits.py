@@ -42,7 +42,7 @@ class PictureLimits:
 
     def refuse_bytes(self, size: int | None = None) -> PictureError:
         """The error for a picture of `size` bytes, or of more than it was worth counting."""
-        found = f"is {size / 1e6:.1f} MB" if size is not None else "is too large"
+        found = f"is {round(size / 1e6, 2):g} MB" if size is not None else "is too large"
         return PictureError(
             f"the picture {found}; at most {self.max_bytes / 1e6:g} MB are taken (MAX_IMAGE_MB)"
         )
