@@ -6,7 +6,6 @@ consoles like to send empty strings.
 """
 
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +13,16 @@ from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Attention", "BucketFallback", "Device", "Precision", "Settings", "SettingsError", "load_settings"]
+__all__ = [
+    "Attention",
+    "BucketAddressing",
+    "BucketFallback",
+    "Device",
+    "Precision",
+    "Settings",
+    "SettingsError",
+    "load_settings",
+]
 
 
 class SettingsError(Exception):
@@ -52,6 +60,14 @@ class BucketFallback(StrEnum):
     BASE64 = "base64"
 
 
+class BucketAddressing(StrEnum):
+    """Where a bucket's name goes in its objects' URLs."""
+
+    AUTO = "auto"
+    PATH = "path"
+    VIRTUAL = "virtual"
+
+
 class Settings(BaseSettings):
     """The worker's configuration, read once at start. Field names are the variables', in lower case."""
 
@@ -73,10 +89,18 @@ class Settings(BaseSettings):
     max_pixels: int = Field(1024 * 1024, ge=64 * 64, description="Largest width x height of an image.")
     max_outputs: int = Field(16, ge=1, le=64, description="Largest `num_outputs`.")
     default_width: int | None = Field(
-        None, ge=64, le=2048, multiple_of=8, description="Width when a job names none. Unset: the model's own."
+        None,
+        ge=64,
+        le=2048,
+        multiple_of=8,
+        description="Width when a job names none. Unset: the model's own.",
     )
     default_height: int | None = Field(
-        None, ge=64, le=2048, multiple_of=8, description="Height when a job names none. Unset: the model's own."
+        None,
+        ge=64,
+        le=2048,
+        multiple_of=8,
+        description="Height when a job names none. Unset: the model's own.",
     )
     default_steps: int = Field(25, ge=1, le=500, description="`num_inference_steps` when a job names none.")
     default_guidance: float = Field(7.5, ge=0, le=30, description="`guidance_scale` when a job names none.")
@@ -98,14 +122,23 @@ class Settings(BaseSettings):
 
     # Pictures in.
     max_image_mb: float = Field(20, gt=0, description="Largest input picture, in MB, as it is sent.")
-    max_image_megapixels: float = Field(32, gt=0, description="Largest input picture, in megapixels.")
-    image_timeout_s: float = Field(20, gt=0, description="Seconds in which an input picture must have arrived.")
+    max_image_megapixels: float = Field(
+        32, gt=0, le=178, description="Largest input picture, in megapixels (Pillow itself stops at 178)."
+    )
+    image_timeout_s: float = Field(
+        20, gt=0, description="Seconds in which an input picture must have arrived."
+    )
+    runpod_allow_private_download_urls: bool = Field(
+        False,
+        description="Lets a job's URLs lead to loopback and private networks. The name is the SDK's own.",
+    )
 
     # Images out.
     max_result_mb: float | None = Field(
         None,
         gt=0,
-        description="Largest result, in MB of JSON. Unset: the platform's own, 20 for `/runsync` and 10 else.",
+        description="Largest result, in MB of JSON. "
+        "Unset: the platform's own, 20 for `/runsync` and 10 else.",
     )
     bucket_endpoint_url: HttpUrl | None = Field(
         None,
@@ -114,9 +147,20 @@ class Settings(BaseSettings):
     )
     bucket_access_key_id: SecretStr | None = Field(None, description="The bucket's access key.")
     bucket_secret_access_key: SecretStr | None = Field(None, description="The bucket's secret key.")
-    bucket_name: str | None = Field(None, description="The bucket. Needed unless the endpoint's URL names it.")
+    bucket_name: str | None = Field(
+        None, description="The bucket. Needed unless the endpoint's URL names it."
+    )
     bucket_prefix: str = Field("", description="Put before every object's name, `renders/` say.")
-    bucket_region: str | None = Field(None, description="Region to sign for. Unset: read off AWS's URLs, else us-east-1.")
+    bucket_region: str | None = Field(
+        None,
+        description="Region to sign for. "
+        "Unset: read off the endpoint's host where it names one, else us-east-1.",
+    )
+    bucket_addressing: BucketAddressing = Field(
+        BucketAddressing.AUTO,
+        description="Where the bucket's name goes in a URL: in its `path` or in the host (`virtual`). "
+        "`auto` takes the host on AWS and others known to want it, else the path.",
+    )
     bucket_link_expiry_s: int = Field(
         604800, ge=1, le=604800, description="Seconds a presigned link works (S3 allows 7 days)."
     )
