@@ -22,8 +22,7 @@ __all__ = ["Contract", "InputError", "OutputFormat", "Request"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 
 _LARGEST_SEED = 2**63 - 1
-_SIDE = {"ge": 64, "le": 2048, "multiple_of": 8}
-_SIDES = "a multiple of 8 from 64 to 2048"
+_SHORTEST, _LONGEST, _MULTIPLE = 64, 2048, 8
 _V1_STRENGTH = 0.8
 
 
@@ -45,6 +44,7 @@ def _aliases(*names: str) -> dict[str, Any]:
 
 
 _Int = Annotated[int, BeforeValidator(_whole)]
+_Side = Annotated[_Int, Field(ge=_SHORTEST, le=_LONGEST, multiple_of=_MULTIPLE)]
 
 
 class Request(BaseModel):
@@ -57,8 +57,8 @@ class Request(BaseModel):
 
     prompt: str = Field(min_length=1, max_length=4096, description="What to draw.")
     negative_prompt: str = Field("", max_length=4096, description="What to keep out of the picture.")
-    width: _Int | None = Field(None, **_SIDE, description="Width in pixels.")
-    height: _Int | None = Field(None, **_SIDE, description="Height in pixels.")
+    width: _Side | None = Field(None, description="Width in pixels.")
+    height: _Side | None = Field(None, description="Height in pixels.")
     init_image: str | None = Field(
         None,
         min_length=1,
@@ -168,7 +168,9 @@ class Contract:
             InputError: listing every problem.
         """
         if not isinstance(given, Mapping):
-            raise InputError(f"input: {show(given)} is not an object; allowed: an object with at least `prompt`")
+            raise InputError(
+                f"input: {show(given)} is not an object; allowed: an object with at least `prompt`"
+            )
         named, problems = _by_field(given)
         request, wrong, more = _check_fields({**self._defaults(), **named})
         problems += more
@@ -192,12 +194,11 @@ class Contract:
 
     def allowed(self, field: str) -> str:
         """In words, what a field accepts in this deployment."""
-        words = {
-            "num_outputs": f"a whole number from 1 to {self.settings.max_outputs}",
-            "width": f"{_SIDES}, width x height at most {self.settings.max_pixels}",
-            "height": f"{_SIDES}, width x height at most {self.settings.max_pixels}",
-        }
-        return words.get(field) or _allowed(field)
+        if field == "num_outputs":
+            return f"a whole number from 1 to {self.settings.max_outputs}"
+        if field in ("width", "height"):
+            return f"{_allowed(field)}, width x height at most {self.settings.max_pixels}"
+        return _allowed(field)
 
     def size_for(self, request: Request, picture: tuple[int, int]) -> tuple[int, int]:
         """Width and height of the images of a request that starts from a picture of that size.
@@ -217,10 +218,10 @@ class Contract:
         elif not self.fits(*picture):
             scale = (self.settings.max_pixels / (given_width * given_height)) ** 0.5
         if not (request.width or request.height):
-            scale = min(max(scale, _SIDE["ge"] / min(picture)), _SIDE["le"] / max(picture))
+            scale = min(max(scale, _SHORTEST / min(picture)), _LONGEST / max(picture))
         width = request.width or _to_multiple(given_width * scale)
         height = request.height or _to_multiple(given_height * scale)
-        if min(width, height) < _SIDE["ge"] or max(width, height) > _SIDE["le"] or not self.fits(width, height):
+        if min(width, height) < _SHORTEST or max(width, height) > _LONGEST or not self.fits(width, height):
             raise InputError(
                 f"init_image: its {given_width}x{given_height} pixels would give an image of {width}x{height}; "
                 f"allowed: {self.allowed('width')}; set width and height"
@@ -327,8 +328,10 @@ def _describe(problem: Mapping[str, Any]) -> str:
 def _allowed(field: str) -> str:
     if field == "seed":
         return "a whole number from 0 to 2^63-1 less num_outputs; -1 or null for a random one"
+    if field in ("width", "height"):
+        return f"a multiple of {_MULTIPLE} from {_SHORTEST} to {_LONGEST}"
     return allowed_by(Request.model_fields[field])
 
 
 def _to_multiple(pixels: float) -> int:
-    return int(pixels + 1e-6) // 8 * 8
+    return int(pixels + 1e-6) // _MULTIPLE * _MULTIPLE

@@ -36,7 +36,9 @@ def build_worker(settings: Settings) -> Worker:
     device = _find_device(settings)
     dtype = _find_dtype(settings, device)
     log.info("loading %s on %s in %s", folder, device, str(dtype).removeprefix("torch."))
-    networks = Networks.load(folder, device=device, dtype=dtype, xformers=settings.attention is Attention.XFORMERS)
+    networks = Networks.load(
+        folder, device=device, dtype=dtype, xformers=settings.attention is Attention.XFORMERS
+    )
     engine = Engine(networks, max_rows=settings.max_rows or (32 if device.type == "cuda" else 16))
     return Worker(settings, engine, model_name=_model_name(folder))
 

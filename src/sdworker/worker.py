@@ -17,7 +17,7 @@ from sdworker.delivery import Delivery
 from sdworker.engine.engine import Engine, OnStep
 from sdworker.engine.generation import Drawing
 from sdworker.generation_data import parameters_text
-from sdworker.pictures import PictureLimits, encode_image, load_mask, load_picture, resize
+from sdworker.pictures import PictureLimits, encode_image, load_mask, load_picture, to_pixels
 from sdworker.request import Contract, Request
 from sdworker.settings import Settings
 from sdworker.timing import Stopwatch
@@ -37,6 +37,14 @@ class Worker:
         self._limits = PictureLimits.from_settings(settings)
         self._model_name = model_name
         self.jobs_at_once = settings.concurrency or max(2, engine.max_rows // 2)
+
+    async def check_bucket(self) -> None:
+        """The bucket, when one is configured, is there.
+
+        Raises:
+            DeliveryError: it does not exist or does not answer.
+        """
+        await self._delivery.check()
 
     async def warm_up(self) -> None:
         """Draw one image of the model's own size, so that the first job pays for nothing but itself.
@@ -72,14 +80,16 @@ class Worker:
         job_id = str(job["id"])
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
-        destination = self._delivery.destination(job.get("s3Config"))
+        bucket = await self._delivery.bucket_for(job.get("s3Config"))
         drawing = await self._prepare(request)
         watch.lap("prepare")
         images = await self._engine.draw(drawing, on_step)
         watch.lap("draw")
         files = await self._encode(request, drawing, images)
         watch.lap("encode")
-        delivered = await destination.deliver(files, job_id=job_id, format=request.output_format)
+        delivered = await self._delivery.deliver(
+            files, job_id=job_id, format=request.output_format, bucket=bucket
+        )
         watch.lap("deliver")
         log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), drawing.width, drawing.height,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
@@ -96,10 +106,11 @@ class Worker:
                 self._load_mask(request.mask),
             )
             width, height = self.contract.size_for(request, picture.size)
-            image = await asyncio.to_thread(resize, picture, width, height)
+            image = await asyncio.to_thread(to_pixels, picture, width, height)
             if mask_picture is not None:
-                mask = await asyncio.to_thread(resize, mask_picture, width, height)
-        assert width is not None and height is not None, "a request without a picture has its size"
+                mask = await asyncio.to_thread(to_pixels, mask_picture, width, height)
+        if width is None or height is None:
+            raise AssertionError("a request without a picture has its size")
         return Drawing(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,

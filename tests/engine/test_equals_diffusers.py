@@ -120,7 +120,9 @@ async def test_odd_requests_draw_what_diffusers_draws(
     await compare(engine, reference, base(**changes))
 
 
-@pytest.mark.parametrize("sampler", ["DPM++ 2M Karras", "DDIM", "Euler a", "Heun", "DPM2 a", "PNDM", "UniPC", "DPM++ SDE"])
+@pytest.mark.parametrize(
+    "sampler", ["DPM++ 2M Karras", "DDIM", "Euler a", "Heun", "DPM2 a", "PNDM", "UniPC", "DPM++ SDE"]
+)
 @pytest.mark.parametrize(("steps", "strength"), [(100, 0.1), (10, 0.95), (7, 0.3), (4, 1.0)])
 async def test_odd_strengths_draw_what_diffusers_draws(
     engine: Engine, reference: Reference, picture: np.ndarray, sampler: str, steps: int, strength: float
@@ -169,7 +171,14 @@ class TestNativeInpainting:
     @pytest.mark.parametrize("strength", [1.0, 0.6])
     @pytest.mark.parametrize("sampler", ["DPM++ 2M Karras", "Euler a"])
     async def test_draws_what_diffusers_draws(
-        self, native: Engine, unet: Any, model: Any, picture: np.ndarray, mask: np.ndarray, strength: float, sampler: str
+        self,
+        native: Engine,
+        unet: Any,
+        model: Any,
+        picture: np.ndarray,
+        mask: np.ndarray,
+        strength: float,
+        sampler: str,
     ) -> None:
         reference = Reference(model, unet=unet)
         drawing = base(image=picture, mask=mask, strength=strength, sampler=sampler, seeds=(5, 6))

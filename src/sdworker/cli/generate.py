@@ -31,7 +31,9 @@ def add_parser(subparsers: Any) -> None:
         metavar="FIELD=VALUE",
         help="an input field; the value is read as JSON where it is JSON, else as text",
     )
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -97,7 +99,6 @@ async def _generate(job: dict[str, Any], out: Path) -> int:
     except (DeliveryError, EngineError, InputError, ModelError, PictureError, SettingsError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1
-    out.mkdir(parents=True, exist_ok=True)
     for i, item in enumerate(output):
         print(f"{_save(item['image'], out, i)}  seed {item['seed']}")
     return 0
@@ -108,6 +109,7 @@ def _save(image: str, out: Path, number: int) -> str:
     if urllib.parse.urlsplit(image).scheme in ("http", "https"):
         return image
     data = base64.b64decode(image)
+    out.mkdir(parents=True, exist_ok=True)
     path = out / f"{number}{_suffix(data)}"
     path.write_bytes(data)
     return str(path)

@@ -145,7 +145,9 @@ class Engine:
             generations = [ticket.begun for ticket in chosen]
             rows = [generation.next_rows() for generation in generations]
             predicted = self._predict(rows, generations[0].shape)
-            for generation, part in zip(generations, predicted.split([g.rows for g in generations]), strict=True):
+            for generation, part in zip(
+                generations, predicted.split([g.rows for g in generations]), strict=True
+            ):
                 generation.take(part)
                 generation.last_step = self._steps
         except Exception as error:

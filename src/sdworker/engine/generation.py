@@ -96,7 +96,9 @@ class Generation:
         self._guided = drawing.guidance > 1 and not networks.embeds_guidance
         self._text = self._encode_texts(networks)
         self._embedded_guidance = (
-            torch.full((self.rows,), drawing.guidance, device=self._device) if networks.embeds_guidance else None
+            torch.full((self.rows,), drawing.guidance, device=self._device)
+            if networks.embeds_guidance
+            else None
         )
         self._history = torch.empty(
             (self.table.columns, len(drawing.seeds), *self._latent_shape[1:]),
@@ -146,11 +148,11 @@ class Generation:
             column = table.noise_columns[i]
             if column is not None:
                 self._history[column] = noise
-        if table.blend is not None:
+        if table.blend is not None and self._kept is not None:
             column = table.blend.columns[i]
             latents = self._combine(table.blend.latents[i], column)
-            kept = table.blend.image[i] * self._image_latents + table.blend.noise[i] * self._noise
-            self._history[column] = (1 - self._mask) * (kept - latents)
+            original = self._kept.as_noisy_as(table.blend.image[i], table.blend.noise[i])
+            self._history[column] = (1 - self._kept.mask) * (original - latents)
         self.evaluation += 1
 
     def outcome(self) -> torch.Tensor:
@@ -177,35 +179,58 @@ class Generation:
     def _start(self, networks: Networks) -> None:
         """Draw what diffusers' pipelines draw before their loop, in their order."""
         drawing, table = self.drawing, self.table
-        self._image_latents = self._mask = None
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
+        image = None
         if pixels is not None and (table.start_image != 0 or table.blend is not None):
-            posterior = networks.encode_image(pixels)
-            self._image_latents = torch.cat([posterior.sample(generator) for generator in self._generators])
-        self._noise = self._draw_noise()
-        self._history[0] = table.start_noise * self._noise
-        if table.start_image != 0:
-            self._history[0] += table.start_image * self._image_latents
-        masked_latents = None
-        if drawing.mask is not None:
-            assert pixels is not None, "a mask comes with an image"
+            image = self._encode_image(networks, pixels)
+        noise = self._draw_noise()
+        self._history[0] = table.start_noise * noise
+        if image is not None:
+            self._history[0] += table.start_image * image
+        mask = masked_image = None
+        if pixels is not None and drawing.mask is not None:
             repainted = torch.from_numpy(drawing.mask >= 128)[None, None]
-            self._mask = torch.nn.functional.interpolate(repainted.float(), size=self.shape).to(self._device)
-            posterior = networks.encode_image(pixels * ~repainted)
-            masked_latents = torch.cat([posterior.sample(generator) for generator in self._generators])
-        self._extra = self._native_mask(networks, masked_latents) if networks.inpaints_natively else None
+            mask = torch.nn.functional.interpolate(repainted.float(), size=self.shape).to(self._device)
+            # diffusers encodes the masked picture for every UNet, and so advances the generators.
+            masked_image = self._encode_image(networks, pixels * ~repainted)
+        self._kept = _Kept(image, noise, mask) if image is not None and mask is not None else None
+        self._extra = self._native_mask(networks, mask, masked_image) if networks.inpaints_natively else None
 
-    def _native_mask(self, networks: Networks, masked_latents: torch.Tensor | None) -> torch.Tensor:
+    def _encode_image(self, networks: Networks, pixels: torch.Tensor) -> torch.Tensor:
+        """A picture's latents, [images, 4, h, w], each sampled with its image's own generator."""
+        posterior = networks.encode_image(pixels)
+        return torch.cat([posterior.sample(generator) for generator in self._generators])
+
+    def _native_mask(
+        self, networks: Networks, mask: torch.Tensor | None, masked_image: torch.Tensor | None
+    ) -> torch.Tensor:
         """The five extra channels of an inpainting UNet, [rows, 5, h, w]; without a mask all is repainted."""
         images = len(self.drawing.seeds)
-        if masked_latents is None:
+        if mask is None or masked_image is None:
+            mask = torch.ones(1, 1, *self.shape, device=self._device)
             blank = torch.zeros(1, 3, self.drawing.height, self.drawing.width)
-            masked_latents = networks.encode_image(blank).mean.expand(images, -1, -1, -1)
-            mask = torch.ones(images, 1, *self.shape, device=self._device)
-        else:
-            mask = self._mask.expand(images, -1, -1, -1)
-        extra = torch.cat([mask, masked_latents], dim=1)
+            masked_image = networks.encode_image(blank).mean.expand(images, -1, -1, -1)
+        extra = torch.cat([mask.expand(images, -1, -1, -1), masked_image], dim=1)
         return torch.cat([extra, extra]) if self._guided else extra
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What inpainting puts back where nothing is repainted.
+
+    Attributes:
+        image: the picture's latents, [images, 4, h, w].
+        noise: the start noise, likewise.
+        mask: [1, 1, h, w], 1 where the picture is repainted.
+    """
+
+    image: torch.Tensor
+    noise: torch.Tensor
+    mask: torch.Tensor
+
+    def as_noisy_as(self, image_weight: float, noise_weight: float) -> torch.Tensor:
+        """The picture's latents with a step's noise."""
+        return image_weight * self.image + noise_weight * self.noise
 
 
 def _to_tensor(pixels: np.ndarray) -> torch.Tensor:

@@ -48,7 +48,9 @@ def check_model_folder(path: Path) -> ModelFolder:
         ModelError: naming the file.
     """
     if not path.is_dir():
-        raise ModelError(f"there is no model folder at {path}; set MODEL_DIR to a folder in diffusers' layout")
+        raise ModelError(
+            f"there is no model folder at {path}; set MODEL_DIR to a folder in diffusers' layout"
+        )
     index = _read_json(path / "model_index.json")
     kind = str(index.get("_class_name", ""))
     if not kind.startswith("StableDiffusion") or "text_encoder_2" in index:
@@ -116,9 +118,13 @@ def _check_safetensors(file: Path) -> None:
         header = None
     if not isinstance(header, dict):
         raise ModelError(f"{file} is damaged: its safetensors header cannot be read")
-    promised = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    promised = max(
+        (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
+    )
     if size != 8 + length + promised:
-        raise ModelError(f"{file} is damaged: it has {size} bytes, its header promises {8 + length + promised}")
+        raise ModelError(
+            f"{file} is damaged: it has {size} bytes, its header promises {8 + length + promised}"
+        )
 
 
 def _read_json(file: Path) -> dict[str, Any]:

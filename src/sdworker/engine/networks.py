@@ -165,7 +165,9 @@ class Networks:
         )
         masked = getattr(self._text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(self.device) if masked else None
-        embedding = self._text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].to(self.dtype)
+        embedding = self._text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].to(
+            self.dtype
+        )
         self._texts[prompt] = embedding
         while len(self._texts) > _TEXT_CACHE:
             oldest = next(text for text in self._texts if text)
@@ -184,7 +186,11 @@ class Networks:
 
     @torch.inference_mode()
     def predict(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, guidance: torch.Tensor | None
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: torch.Tensor,
+        guidance: torch.Tensor | None,
     ) -> torch.Tensor:
         """One UNet forward.
 
@@ -230,10 +236,13 @@ def _check_unet(unet: Any, folder: Path) -> None:
     config = unet.config
     if config.in_channels not in (4, 9):
         raise ModelError(
-            f"{folder / 'unet'} takes {config.in_channels} input channels; 4 (text to image) and 9 (inpainting) are served"
+            f"{folder / 'unet'} takes {config.in_channels} input channels; "
+            "4 (text to image) and 9 (inpainting) are served"
         )
     if config.addition_embed_type is not None or config.class_embed_type is not None:
-        raise ModelError(f"{folder / 'unet'} needs more than a prompt; Stable Diffusion 1.x and 2.x are served")
+        raise ModelError(
+            f"{folder / 'unet'} needs more than a prompt; Stable Diffusion 1.x and 2.x are served"
+        )
 
 
 def _use_xformers(unet: Any, vae: Any) -> None:
@@ -241,7 +250,9 @@ def _use_xformers(unet: Any, vae: Any) -> None:
         unet.enable_xformers_memory_efficient_attention()
         vae.enable_xformers_memory_efficient_attention()
     except (ImportError, ModuleNotFoundError, ValueError, NotImplementedError) as error:
-        raise ModelError(f"ATTENTION=xformers cannot be had here: {_first_line(error)}; use ATTENTION=sdpa") from error
+        raise ModelError(
+            f"ATTENTION=xformers cannot be had here: {_first_line(error)}; use ATTENTION=sdpa"
+        ) from error
 
 
 def _embed_guidance(scale: torch.Tensor, dimension: int) -> torch.Tensor:

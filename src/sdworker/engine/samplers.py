@@ -94,9 +94,7 @@ _DECLARED: tuple[Sampler, ...] = (
             ("KDPM2-A", "DPM2 Ancestral", "k_dpm_2_a", "k_dpm_2_ancestral", "KDPM2AncestralDiscrete"),
         )
     ),
-    *_with_karras(
-        Sampler("LMS", "LMSDiscreteScheduler", {}, ("K-LMS", "KLMS", "k_lms", "LMSDiscrete"))
-    ),
+    *_with_karras(Sampler("LMS", "LMSDiscreteScheduler", {}, ("K-LMS", "KLMS", "k_lms", "LMSDiscrete"))),
     Sampler("DDIM", "DDIMScheduler"),
     Sampler("DDPM", "DDPMScheduler"),
     Sampler("PNDM", "PNDMScheduler", {}, ("PLMS",)),

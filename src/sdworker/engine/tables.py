@@ -151,7 +151,8 @@ def make_scheduler(sampler: Sampler, model_config: Mapping[str, Any]) -> Any:
     """
     cls = getattr(diffusers, sampler.scheduler)
     neutral = dict.fromkeys(
-        ("clip_sample", "thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), False
+        ("clip_sample", "thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
+        False,
     )
     accepted = inspect.signature(cls.__init__).parameters
     settings = {**neutral, **sampler.config}
@@ -309,7 +310,7 @@ class _Probe:
     @contextmanager
     def _answer_noise(self, noise: torch.Tensor) -> Iterator[list[bool]]:
         """While open, the scheduler's module draws `noise` instead of random numbers; tells whether it did."""
-        module = sys.modules[type(self._scheduler).__module__]
+        module: Any = sys.modules[type(self._scheduler).__module__]
         drawn: list[bool] = []
 
         def randn_tensor(*_args: Any, **_kwargs: Any) -> torch.Tensor:

@@ -14,8 +14,17 @@ from sdworker.pictures.encode import ImageFormat, encode_image
 from sdworker.pictures.fetch import download, is_url
 from sdworker.pictures.inline import decode_inline
 from sdworker.pictures.limits import PictureError, PictureLimits
+from sdworker.pictures.resize import to_pixels
 
-__all__ = ["ImageFormat", "PictureError", "PictureLimits", "encode_image", "load_mask", "load_picture"]
+__all__ = [
+    "ImageFormat",
+    "PictureError",
+    "PictureLimits",
+    "encode_image",
+    "load_mask",
+    "load_picture",
+    "to_pixels",
+]
 
 
 async def load_picture(source: str, *, field: str, limits: PictureLimits) -> Image.Image:

@@ -1,8 +1,8 @@
 """All that touches the runpod SDK.
 
-    service.py    the worker as the SDK wants it: handler, concurrency, fitness checks
-    progress.py   progress posts: in order, throttled, never after the result
-    drain.py      SIGTERM: finish what was taken, lose nothing
+service.py    the worker as the SDK wants it: handler, concurrency, fitness checks
+progress.py   progress posts: in order, throttled, never after the result
+drain.py      SIGTERM: finish what was taken, lose nothing
 """
 
 from sdworker.serverless.service import configure

@@ -27,7 +27,16 @@ _WRITTEN_FOR = "b660b2d087250a9915373c373b427e81bd762837ca5ffcf943e23db00a6bd934
 _LAST_MOMENT_S = 0.2
 """A response whose bytes are arriving is awaited this long before its poll is closed."""
 
-_RELIED_ON = ("__init__", "run", "is_alive", "kill_worker", "get_jobs", "run_jobs", "handle_job", "monitor_stop_signals")
+_RELIED_ON = (
+    "__init__",
+    "run",
+    "is_alive",
+    "kill_worker",
+    "get_jobs",
+    "run_jobs",
+    "handle_job",
+    "monitor_stop_signals",
+)
 
 
 class SdkChanged(RuntimeError):
@@ -56,6 +65,8 @@ def install() -> None:
 
 class DrainingJobScaler(rp_scale.JobScaler):
     """`JobScaler` whose shutdown loses no job. Only `run` and the parked poll differ."""
+
+    jobs_fetcher: Any
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)
@@ -98,7 +109,7 @@ class DrainingJobScaler(rp_scale.JobScaler):
             return
         await asyncio.wait([self._parked], timeout=_LAST_MOMENT_S)
         self._parked.cancel()
-        (outcome,) = await asyncio.gather(self._parked, return_exceptions=True)
+        outcome: Any = (await asyncio.gather(self._parked, return_exceptions=True))[0]
         for job in outcome if isinstance(outcome, list) else []:
             await self.jobs_queue.put(job)
             self.job_progress.add(job)

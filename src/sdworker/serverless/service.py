@@ -1,6 +1,5 @@
 """The worker as the runpod SDK wants it: an async handler, a constant concurrency, fitness checks."""
 
-import json
 import logging
 import os
 import sys
@@ -10,7 +9,7 @@ from typing import Any
 from runpod.serverless import register_fitness_check
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
-from sdworker.delivery import DeliveryError
+from sdworker.delivery import DeliveryError, result_bytes
 from sdworker.engine.engine import DeviceLost, EngineError
 from sdworker.engine.model_files import ModelError
 from sdworker.pictures import PictureError
@@ -60,13 +59,7 @@ class Service:
     @property
     def fitness_checks(self) -> list[Callable[[], Awaitable[None] | None]]:
         """What must hold before a job is taken, in order."""
-        return [self.check_bucket, self.load_model, self.warm_up]
-
-    async def check_bucket(self) -> None:
-        """The bucket, when one is configured, is there and lets us in."""
-        from sdworker.delivery import Delivery
-
-        await Delivery(self._settings).check_bucket()
+        return [self.load_model, self.check_bucket, self.warm_up]
 
     def load_model(self) -> None:
         """The model's files are whole, and it loads.
@@ -80,6 +73,10 @@ class Service:
         """The model draws."""
         if self._settings.warm_up:
             await self._ready_worker.warm_up()
+
+    async def check_bucket(self) -> None:
+        """The bucket, when one is configured, is there and lets us in."""
+        await self._ready_worker.check_bucket()
 
     def concurrency(self, _current: int) -> int:
         """Jobs to hold at once; constant, because the SDK stops fetching while it changes."""
@@ -99,7 +96,9 @@ class Service:
             return {"error": _sendable(str(error))}
         except Exception:
             log.exception("job %s failed", job_id)
-            return {"error": f"the worker failed on this job; its log has the cause, under job {_sendable(job_id)}"}
+            return {
+                "error": f"the worker failed on this job; its log has the cause, under job {_sendable(job_id)}"
+            }
         return output
 
     @property
@@ -114,7 +113,7 @@ class Service:
             DeliveryError: saying how large it is and what to do.
         """
         limit_mb = self._settings.max_result_mb or (20.0 if job_id.startswith("sync-") else 10.0)
-        size = len(json.dumps({"output": output}))
+        size = result_bytes(output)
         if size > limit_mb * _MB:
             raise DeliveryError(
                 f"the result is {size / _MB:.1f} MB, more than the {limit_mb:g} MB that can be returned; ask for "
