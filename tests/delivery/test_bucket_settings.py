@@ -1,5 +1,7 @@
 """Every form in which providers hand out an endpoint is understood; what makes no sense stops at start."""
 
+import os
+
 import pytest
 
 from sdworker.delivery import Bucket, Delivery
@@ -11,6 +13,8 @@ SECRET = "the-secret-key"
 
 @pytest.fixture(autouse=True)
 def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("BUCKET_", "AWS_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("BUCKET_ACCESS_KEY_ID", "the-key-id")
     monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", SECRET)
 

@@ -6,6 +6,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
@@ -16,6 +17,9 @@ from sdworker.pictures.inline import decode_inline
 from sdworker.pictures.limits import PictureError, PictureLimits
 
 __all__ = ["ImageFormat", "PictureError", "PictureLimits", "encode_image", "load_mask", "load_picture"]
+
+# Few, because a picture of MAX_IMAGE_MEGAPIXELS takes some 400 MB while it is decoded.
+_decoders = ThreadPoolExecutor(4, thread_name_prefix="picture")
 
 
 async def load_picture(source: str, *, field: str, limits: PictureLimits) -> Image.Image:
@@ -42,11 +46,12 @@ async def load_mask(source: str, *, field: str, limits: PictureLimits) -> Image.
 async def _load(
     source: str, field: str, limits: PictureLimits, decode: Callable[[bytes, PictureLimits], Image.Image]
 ) -> Image.Image:
+    in_thread = asyncio.get_running_loop().run_in_executor
     try:
         if is_url(source):
             data = await download(source, limits)
         else:
-            data = await asyncio.to_thread(decode_inline, source, limits)
-        return await asyncio.to_thread(decode, data, limits)
+            data = await in_thread(_decoders, decode_inline, source, limits)
+        return await in_thread(_decoders, decode, data, limits)
     except PictureError as error:
         raise PictureError(f"{field}: {error}") from error.__cause__
