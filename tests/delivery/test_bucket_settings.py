@@ -1,5 +1,7 @@
 """Every form in which providers hand out an endpoint is understood; what makes no sense stops at start."""
 
+import os
+
 import pytest
 
 from sdworker.delivery import Bucket, Delivery
@@ -11,6 +13,8 @@ SECRET = "the-secret-key"
 
 @pytest.fixture(autouse=True)
 def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("BUCKET_", "AWS_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("BUCKET_ACCESS_KEY_ID", "the-key-id")
     monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", SECRET)
 
@@ -45,6 +49,7 @@ def link(bucket: Bucket) -> str:
         ("https://acc.r2.cloudflarestorage.com/pics", "", "auto", "https://acc.r2.cloudflarestorage.com/pics/k"),
         ("https://acc.r2.cloudflarestorage.com/pics", "pics", "auto", "https://acc.r2.cloudflarestorage.com/pics/k"),
         ("https://s3.us-west-004.backblazeb2.com", "pics", "us-west-004", "https://pics.s3.us-west-004.backblazeb2.com/k"),
+        ("https://s3.fr-par.scw.cloud", "pics", "fr-par", "https://pics.s3.fr-par.scw.cloud/k"),
         ("https://storage.googleapis.com", "pics", "us-east-1", "https://storage.googleapis.com/pics/k"),
         ("http://minio:9000/pics", "", "us-east-1", "http://minio:9000/pics/k"),
         ("http://s3.example.com:9000", "pics", "us-east-1", "http://s3.example.com:9000/pics/k"),
@@ -74,6 +79,7 @@ def test_region_and_addressing_can_be_set(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("https://s3.eu-west-1.amazonaws.com", "", "BUCKET_NAME"),
         ("https://minio.example/", "", "BUCKET_NAME"),
+        ("https://pics.nyc3.cdn.digitaloceanspaces.com", "", "BUCKET_NAME"),
         ("https://minio.example/a/b", "", "BUCKET_ENDPOINT_URL: its path is more than a bucket's name"),
         (
             "https://one.s3.eu-west-1.amazonaws.com",

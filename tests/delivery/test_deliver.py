@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -29,7 +30,7 @@ IMAGES = [b"first" * 1000, b"second", b"third"]
 class Front:
     """Stands before the S3 server: keeps what it was sent, and answers with `faults` while it has any.
 
-    A fault is a status with an S3 error code, or the seconds to wait before going on as usual.
+    A fault is a status with an S3 error code or a whole body, or the seconds to wait before going on.
     """
 
     url: str = ""
@@ -62,6 +63,8 @@ async def front(s3: str) -> AsyncIterator[Front]:
                 if isinstance(fault, tuple):
                     status, code = fault
                     text = f"<Error><Code>{code}</Code><Message>{SECRET} {KEY_ID}</Message></Error>"
+                    if code.startswith("<"):
+                        text = code
                     return web.Response(status=status, text="" if request.method == "HEAD" else text)
                 await asyncio.sleep(fault)
             headers = {name: value for name, value in request.headers.items() if name != "Expect"}
@@ -85,6 +88,12 @@ async def front(s3: str) -> AsyncIterator[Front]:
             pass
         yield this
         await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def _no_bucket_of_the_machines_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("BUCKET_", "AWS_", "RUNPOD_ALLOW_"))]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
@@ -292,9 +301,12 @@ class TestFaults:
         front.faults = [1.0]
         assert len(await deliver(configure())) == 3
 
-    async def test_a_server_that_is_not_s3(self, configure: Configure, front: Front) -> None:
-        front.faults = [(400, "<html>")] * 100
-        with pytest.raises(DeliveryError, match="'pics'"):
+    @pytest.mark.parametrize(("status", "said"), [(200, "as S3 does"), (400, "answered 400"), (405, "405")])
+    async def test_a_server_that_is_not_s3(
+        self, configure: Configure, front: Front, status: int, said: str
+    ) -> None:
+        front.faults = [(status, "<html>Welcome</html>")] * 100
+        with pytest.raises(DeliveryError, match=f"'pics' .*{said}"):
             await deliver(configure())
 
     async def test_base64_is_the_way_out_where_the_settings_say_so(
@@ -407,6 +419,13 @@ class TestJobsOwnBucket:
             with pytest.raises(DeliveryError, match="not public"):
                 await Delivery(load_settings()).bucket_for(self.config(front, endpointUrl=url))
         assert front.seen == []
+
+    @pytest.mark.parametrize("name", ["a/../b", "new\nline", "\ud800", "x" * 300, "arn:aws:s3:us-east-1:1:x"])
+    async def test_a_bucket_name_that_cannot_be_is_a_readable_error(self, front: Front, name: str) -> None:
+        with pytest.raises(DeliveryError) as caught:
+            await deliver(Delivery(load_settings()), self.config(front, bucketName=name))
+        assert str(caught.value).isprintable()
+        assert front.puts() == []
 
     async def test_keys_do_not_show_in_a_printed_bucket(self, front: Front) -> None:
         bucket = await Delivery(load_settings()).bucket_for(self.config(front))

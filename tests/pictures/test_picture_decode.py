@@ -175,6 +175,7 @@ class TestOrientation:
         assert np.abs(pixels(data).astype(int) - upright).max() <= 40
         assert mask(data).shape == (32, 48)
 
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
     def test_a_broken_exif_block_does_not_cost_the_picture(self) -> None:
         rgb = noise()
         for broken in (b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12", b""):

@@ -64,6 +64,14 @@ def test_png_text_is_a_text_chunk_where_latin_1_holds_it_and_itxt_else() -> None
     assert b"iTXtparameters\0" in wide
 
 
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_exif_is_big_endian_with_the_comment_of_type_undefined(format: ImageFormat) -> None:
+    """What piexif, which AUTOMATIC1111 reads with, expects, and what its UTF-16 goes by."""
+    data = encode_image(SMOOTH, format=format, quality=90, parameters="x")
+    assert b"MM\0*" in data
+    assert b"\x92\x86\0\x07" in data
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_no_text_costs_the_image(format: ImageFormat) -> None:
     assert read_parameters(encode(format=format, text="half \ud83d pair")) == "half ? pair"

@@ -109,12 +109,16 @@ class TestFetching:
             assert await download(f"{server}/p", OPEN) == body
             assert await download(f"  {server.replace('http', 'HTTP')}/p\n", OPEN) == body
 
-    async def test_redirects_are_followed(self) -> None:
-        async def onward(request: web.Request) -> web.Response:
-            raise web.HTTPFound("/p")
+    async def test_up_to_five_redirects_are_followed(self) -> None:
+        async def count_down(request: web.Request) -> web.Response:
+            left = int(request.path[1:])
+            if left:
+                raise web.HTTPFound(f"/{left - 1}")
+            return web.Response(body=b"picture")
 
-        async with serving(p=b"picture", onward=onward) as server:
-            assert await download(f"{server}/onward", OPEN) == b"picture"
+        async with serving(**{"{left:.*}": count_down}) as server:
+            assert await download(f"{server}/5", OPEN) == b"picture"
+            assert "redirects more than 5 times" in await refused(f"{server}/6")
 
     async def test_a_signed_link_is_sent_exactly_as_given(self) -> None:
         seen: list[str] = []
@@ -181,6 +185,13 @@ class TestErrors:
             url = server.replace("//", "//me:secret@") + "/gone.png?token=secret#secret"
             message = await refused(url)
         assert message == f"{server}/gone.png answered 404 Not Found"
+
+    @pytest.mark.parametrize("tail", ["\ud800", "\0\x1b[31m", "x" * 5000, "é"])
+    async def test_an_error_can_be_sent_and_printed_whatever_the_url_holds(self, tail: str) -> None:
+        async with serving() as server:
+            message = await refused(f"{server}/{tail}")
+        assert message.isprintable()
+        assert len(message.encode()) < 250
 
     async def test_nobody_listening(self) -> None:
         with socket.socket() as taken:

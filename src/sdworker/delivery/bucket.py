@@ -15,7 +15,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 from sdworker.delivery.endpoint import locate
-from sdworker.delivery.errors import DeliveryError, cause_of, status_of
+from sdworker.delivery.errors import DeliveryError, NotS3Error, cause_of, status_of
 from sdworker.settings import BucketAddressing, Settings, SettingsError
 
 __all__ = ["MAX_PARALLEL_UPLOADS", "Bucket"]
@@ -143,7 +143,9 @@ class Bucket:
         key = self.prefix + key
         try:
             client = _client_of(self)
-            client.put_object(Bucket=self.name, Key=key, Body=data, ContentType=content_type)
+            answer = client.put_object(Bucket=self.name, Key=key, Body=data, ContentType=content_type)
+            if "ETag" not in answer:
+                raise NotS3Error
             if self.public_url is not None:
                 return f"{self.public_url.rstrip('/')}/{quote(key)}"
             return str(

@@ -13,9 +13,11 @@ _KNOWN_HOSTS = (
         r"(?:(?P<bucket>.+)\.)?(?P<host>s3(?:[.-](?:dualstack\.)?(?P<region>(?!accelerate)[a-z0-9-]+))?"
         r"\.amazonaws\.com(?:\.cn)?)"
     ),
-    re.compile(r"(?:(?P<bucket>.+)\.)?(?P<host>s3\.(?P<region>[a-z0-9-]+)\.(?:backblazeb2|wasabisys)\.com)"),
-    re.compile(r"(?:(?P<bucket>.+)\.)?(?P<host>s3\.(?P<region>[a-z0-9-]+)\.scw\.cloud)"),
-    re.compile(r"(?:(?P<bucket>.+)\.)?(?P<host>(?P<region>[a-z0-9]+)\.digitaloceanspaces\.com)"),
+    re.compile(
+        r"(?:(?P<bucket>.+)\.)?"
+        r"(?P<host>s3\.(?P<region>[a-z0-9-]+)\.(?:backblazeb2\.com|wasabisys\.com|scw\.cloud))"
+    ),
+    re.compile(r"(?:(?P<bucket>.+)\.)?(?P<host>(?P<region>(?!cdn)[a-z0-9]+)\.digitaloceanspaces\.com)"),
 )
 _VIRTUAL_ONLY_HOSTS = (".aliyuncs.com", ".myqcloud.com")
 

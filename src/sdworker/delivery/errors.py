@@ -6,7 +6,7 @@ boto3's own messages may quote what the server said and what was sent; these nev
 import re
 from typing import Any
 
-__all__ = ["DeliveryError", "cause_of", "status_of"]
+__all__ = ["DeliveryError", "NotS3Error", "cause_of", "status_of"]
 
 
 class DeliveryError(Exception):
@@ -21,6 +21,10 @@ class DeliveryError(Exception):
         self.temporary = temporary
 
 
+class NotS3Error(Exception):
+    """An answer that no S3 would give, such as a web page with status 200 to an upload."""
+
+
 def status_of(error: Exception) -> int | None:
     """The HTTP status of the server's answer, None if it gave none."""
     from botocore.exceptions import ClientError
@@ -31,6 +35,7 @@ def status_of(error: Exception) -> int | None:
 def cause_of(error: Exception) -> tuple[str, bool]:
     """An error of boto3's in words, without what it quotes, and whether it may pass."""
     from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
 
     if isinstance(error, boto.ClientError):
         return _cause_of_answer(error)
@@ -41,8 +46,10 @@ def cause_of(error: Exception) -> tuple[str, bool]:
             return "it does not answer in time", True
         case boto.ConnectionError() | boto.HTTPClientError():
             return "it cannot be reached", True
-        case boto.ResponseParserError() | boto.ParamValidationError():
-            return "its endpoint does not speak S3, or the bucket's name is not valid", False
+        case ResponseParserError() | NotS3Error():
+            return "its endpoint does not answer as S3 does", False
+        case boto.ParamValidationError():
+            return "its name, or the object's, is not valid", False
         case _:
             return f"the upload failed ({type(error).__name__})", False
 

@@ -6,6 +6,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
@@ -25,6 +26,9 @@ __all__ = [
     "load_picture",
     "to_pixels",
 ]
+
+# Few, because a picture of MAX_IMAGE_MEGAPIXELS takes some 400 MB while it is decoded.
+_decoders = ThreadPoolExecutor(4, thread_name_prefix="picture")
 
 
 async def load_picture(source: str, *, field: str, limits: PictureLimits) -> Image.Image:
@@ -51,11 +55,12 @@ async def load_mask(source: str, *, field: str, limits: PictureLimits) -> Image.
 async def _load(
     source: str, field: str, limits: PictureLimits, decode: Callable[[bytes, PictureLimits], Image.Image]
 ) -> Image.Image:
+    in_thread = asyncio.get_running_loop().run_in_executor
     try:
         if is_url(source):
             data = await download(source, limits)
         else:
-            data = await asyncio.to_thread(decode_inline, source, limits)
-        return await asyncio.to_thread(decode, data, limits)
+            data = await in_thread(_decoders, decode_inline, source, limits)
+        return await in_thread(_decoders, decode, data, limits)
     except PictureError as error:
         raise PictureError(f"{field}: {error}") from error.__cause__

@@ -16,6 +16,7 @@ __all__ = ["decode_mask", "decode_picture"]
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Importing a plugin registers it. Image.open would load all of them, EPS too, to find one of these.
 _PLUGINS = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
+_16_TO_8_BIT = (np.arange(65536) / 257).round().astype(np.uint8)
 _WANTED = "send PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 
 
@@ -74,19 +75,23 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     """
     if not image.mode.startswith(("I", "F")):
         return image
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    brightest = values.max()
+    values = np.asarray(image)  # [height, width]
     if image.mode.startswith("I;16"):
-        white = 65535
-    elif image.mode == "F":
-        white = 1 if brightest <= 1 else 255
+        grey = Image.fromarray(_16_TO_8_BIT[values])
     else:
-        white = next((limit for limit in (255, 65535) if brightest <= limit), 2**31 - 1)
-    grey = Image.fromarray((values / white * 255).round().clip(0, 255).astype(np.uint8))
+        scaled = np.nan_to_num(values.astype(np.float32))
+        scaled *= 255 / _white_of(image.mode, float(scaled.max()))
+        grey = Image.fromarray(scaled.round(out=scaled).clip(0, 255, out=scaled).astype(np.uint8))
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey
+
+
+def _white_of(mode: str, brightest: float) -> float:
+    if mode == "F":
+        return 1 if brightest <= 1 else 255
+    return next((limit for limit in (255, 65535) if brightest <= limit), 2**31 - 1)
 
 
 def _flatten(image: Image.Image, *, background: str) -> Image.Image:

@@ -4,6 +4,7 @@ PNG carries the text in a `parameters` chunk, JPEG and WebP in the EXIF field Us
 read generation data (the UI's "PNG Info", Civitai, ComfyUI's loaders) look there.
 """
 
+import struct
 from io import BytesIO
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ ImageFormat = Literal["png", "jpeg", "webp"]
 _Z_RLE = 3  # zlib's strategy; with level 1 a photo-like PNG is as small and takes half the time.
 # A JPEG segment holds 65533 bytes; this leaves room for the EXIF structure around the text.
 _MAX_COMMENT_BYTES = 65000
+_LONG, _UNDEFINED = 4, 7  # TIFF field types
 
 
 def encode_image(pixels: NDArray[np.uint8], *, format: ImageFormat, quality: int, parameters: str) -> bytes:
@@ -55,12 +57,14 @@ def _png_text(text: str) -> PngInfo:
 
 
 def _exif(text: str) -> bytes:
-    """An EXIF block with `text` as UserComment: the character code, then UTF-16 (EXIF 2.3, 4.6.5).
+    """An EXIF block whose one field is UserComment: a character code, then UTF-16 (EXIF 2.3, 4.6.5).
 
-    Big-endian throughout, as piexif writes and reads it, which is what AUTOMATIC1111 uses.
+    Big-endian throughout and of type UNDEFINED, as piexif writes and reads it, which is what
+    AUTOMATIC1111 uses. By hand, because Pillow writes the type BYTE, on which piexif fails.
     """
-    exif = Image.Exif()
-    exif.endian = ">"
     comment = text.encode("utf-16-be")[:_MAX_COMMENT_BYTES].decode("utf-16-be", "ignore").encode("utf-16-be")
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + comment
-    return exif.tobytes()
+    comment = b"UNICODE\0" + comment
+    head = struct.pack(">2sHI", b"MM", 42, 8)  # first directory at 8
+    first = struct.pack(">HHHIII", 1, ExifTags.IFD.Exif, _LONG, 1, 26, 0)  # EXIF directory at 26
+    exif = struct.pack(">HHHIII", 1, ExifTags.Base.UserComment, _UNDEFINED, len(comment), 44, 0)  # text at 44
+    return b"Exif\0\0" + head + first + exif + comment

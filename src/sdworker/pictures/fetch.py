@@ -70,7 +70,8 @@ async def _get(url: URL, limits: PictureLimits, resolver: AbstractResolver | Non
         aiohttp.ClientSession(
             connector=connector, timeout=aiohttp.ClientTimeout(total=None), headers=_HEADERS
         ) as session,
-        session.get(url, max_redirects=_MAX_REDIRECTS) as response,
+        # aiohttp counts the redirect that it refuses.
+        session.get(url, max_redirects=_MAX_REDIRECTS + 1) as response,
     ):
         if response.status != HTTPStatus.OK:
             response.release()
@@ -106,13 +107,16 @@ def _parse(url: str) -> URL:
 
 
 def _shown(url: str) -> str:
-    """The part of `url` that may be repeated: no credentials, no query (it may be signed)."""
+    """The part of `url` that may be repeated: no credentials, no query (it may be signed).
+
+    What does not print is left out too: half a surrogate pair in it, and the platform loses the error.
+    """
     try:
         parts = urlsplit(url.strip())
         host = f"{parts.hostname}:{parts.port}" if parts.port else f"{parts.hostname}"
     except ValueError:
         return "the URL"
-    shown = f"{parts.scheme}://{host}{parts.path}"
+    shown = "".join(filter(str.isprintable, f"{parts.scheme}://{host}{parts.path}"))
     return shown if len(shown) <= 120 else shown[:117] + "..."
 
 
