@@ -206,7 +206,8 @@ class Settings(BaseSettings):
         width, height = self.default_width, self.default_height
         if width and height and width * height > self.max_pixels:
             raise ValueError(
-                f"DEFAULT_WIDTH x DEFAULT_HEIGHT: {width * height} pixels are more than MAX_PIXELS ({self.max_pixels})"
+                f"DEFAULT_WIDTH x DEFAULT_HEIGHT: {width * height} pixels are more than MAX_PIXELS, "
+                f"{self.max_pixels}"
             )
         return self
 
