@@ -77,5 +77,7 @@ async def _collect(stream: asyncio.StreamReader, log: bytearray) -> None:
 
 def _clean_environment() -> dict[str, str]:
     return {
-        name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "BUCKET_", "MAX_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RUNPOD_", "BUCKET_", "MAX_"))
     }

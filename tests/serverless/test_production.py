@@ -74,7 +74,9 @@ def mixed_inputs(count: int) -> list[dict[str, Any]]:
     ]
 
 
-async def test_fifty_mixed_jobs_at_once_all_return_each_as_if_run_alone(worker: WorkerProcess, alone: Worker) -> None:
+async def test_fifty_mixed_jobs_at_once_all_return_each_as_if_run_alone(
+    worker: WorkerProcess, alone: Worker
+) -> None:
     inputs = mixed_inputs(50)
     for i, input_ in enumerate(inputs):
         worker.platform.submit(f"mixed-{i}", **input_)
