@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import COMMIT, TOKEN, FakeHub, Repo, serve_hub
-from tiny_model import make_diffusers_folder, save_ldm
+
+from tests.builder.hub_server import COMMIT, TOKEN, FakeHub, Repo, serve_hub
+from tests.builder.tiny_model import make_diffusers_folder, save_ldm
 
 ROOT = Path(__file__).parents[2]
 ID = "someone/a-model"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from builder.errors import FetchError
 from builder.hub import Hub
-from hub_server import COMMIT, TOKEN, FakeHub, Repo, serve_hub
+
+from tests.builder.hub_server import COMMIT, TOKEN, FakeHub, Repo, serve_hub
 
 ID = "someone/a-model"
 BIG = "unet/big.safetensors"

@@ -12,11 +12,11 @@ from builder.fetch_model import fetch
 from builder.hub import Hub
 from builder.sources import DEFAULT_MODEL
 from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline
-from hub_server import COMMIT, FakeHub, Repo, serve_hub
 from safetensors.torch import load_file, save_file
-from tiny_model import ldm_tensors, make_diffusers_folder, save_ldm
 
 from builder import manifest
+from tests.builder.hub_server import COMMIT, FakeHub, Repo, serve_hub
+from tests.builder.tiny_model import ldm_tensors, make_diffusers_folder, save_ldm
 
 ID = "someone/a-model"
 UNET = "unet/diffusion_pytorch_model.safetensors"
