@@ -148,7 +148,9 @@ class TestIsMadeRight:
         assert manifest.problems(files / "opt" / "model", made) == []
 
     def test_packages_are_the_locked_ones(self, buildah: Buildah, container: str) -> None:
-        frozen = buildah.run(container, "python", "-m", "pip", "freeze", "--all", "--path", _site(buildah, container))
+        frozen = buildah.run(
+            container, "python", "-m", "pip", "freeze", "--all", "--path", _site(buildah, container)
+        )
         assert frozen.returncode == 0, frozen.stderr
         installed = {line.partition("+")[0] for line in frozen.stdout.splitlines()}
         locked = {line for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
