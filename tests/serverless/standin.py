@@ -23,7 +23,10 @@ class Platform:
         queue: jobs not yet taken.
         posts: what the worker posted: (job id, body), in order of arrival.
         results: job id → its final body.
+        taken: ids of the jobs that were handed out, in order.
         parked: polls for jobs that are open right now.
+        unhealthy: whether the worker reported that it cannot work.
+        fail_posts: how many of the next results to answer with 500.
     """
 
     port: int = 0
@@ -34,6 +37,7 @@ class Platform:
     taken: list[str] = field(default_factory=list)
     pings: list[str | None] = field(default_factory=list)
     parked: int = 0
+    unhealthy: bool = False
     fail_posts: int = 0
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -121,6 +125,7 @@ class Platform:
         return web.Response(text="ok")
 
     async def ping(self, request: web.Request) -> web.Response:
+        self.unhealthy = self.unhealthy or request.query.get("status") == "unhealthy"
         self.pings.append(request.query.get("job_id"))
         await self._notify()
         return web.Response(text="ok")
