@@ -242,9 +242,9 @@ class Contract:
     def allowed(self, field: str) -> str:
         """In words, what a field accepts in this deployment."""
         if field == "num_outputs":
-            return f"a whole number from 1 to {self.settings.max_outputs}"
+            return f"a whole number from 1 to {self.settings.max_outputs} (MAX_OUTPUTS)"
         if field in ("width", "height"):
-            return f"{_allowed(field)}, width x height at most {self.settings.max_pixels}"
+            return f"{_allowed(field)}, width x height at most {self.settings.max_pixels} (MAX_PIXELS)"
         return _allowed(field)
 
     def size_for(self, request: Request, picture: tuple[int, int]) -> tuple[int, int]:

@@ -44,8 +44,9 @@ def _number(noun: str, limits: Mapping[type, Any]) -> str:
     if MultipleOf in limits:
         noun = f"a multiple of {limits[MultipleOf].multiple_of}"
     low = f" above {limits[Gt].gt}" if Gt in limits else f" from {limits[Ge].ge}" if Ge in limits else ""
-    high = f" {'up ' if Gt in limits else ''}to {limits[Le].le}" if Le in limits else " up"
-    return f"{noun}{low}{high}"
+    if Le in limits:
+        return f"{noun}{low} {'to' if Ge in limits else 'up to'} {limits[Le].le}"
+    return f"{noun}{low} up" if Ge in limits else f"{noun}{low}"
 
 
 def show(value: object, *, quote: bool = True) -> str:

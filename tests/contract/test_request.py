@@ -147,7 +147,9 @@ class TestLimits:
     def test_the_deployment_says_how_many_images(self) -> None:
         contract = contract_with(max_outputs=2)
         message = refusal(contract, {"prompt": "x", "num_images": 3})
-        assert message == ("num_images (num_outputs): 3 is out of range; allowed: a whole number from 1 to 2")
+        assert message == (
+            "num_images (num_outputs): 3 is out of range; allowed: a whole number from 1 to 2 (MAX_OUTPUTS)"
+        )
 
 
 class TestNames:
