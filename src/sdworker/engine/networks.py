@@ -6,7 +6,7 @@ image's height and width in pixels, `s` is `pixels_per_latent` (8 for Stable Dif
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +89,15 @@ class Networks:
         transformers_logging.disable_progress_bar()
 
         def part(kind: Any, name: str) -> Any:
-            try:
-                module = kind.from_pretrained(
-                    folder / name,
-                    dtype=dtype,
-                    variant=checked.variants[name],
-                    use_safetensors=True,
-                    local_files_only=True,
-                )
-            except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-                raise ModelError(f"{folder / name} cannot be loaded: {_first_line(error)}") from error
+            module, info = _load(
+                folder / name,
+                kind,
+                dtype=dtype,
+                variant=checked.variants[name],
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            _check_complete(folder / name, info)
             return module.to(device).eval().requires_grad_(False)
 
         unet = part(UNet2DConditionModel, "unet")
@@ -106,12 +105,8 @@ class Networks:
         vae = part(AutoencoderKL, "vae")
         if xformers:
             _use_xformers(unet, vae)
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(f"{folder / 'tokenizer'} cannot be loaded: {_first_line(error)}") from error
         return cls(
-            tokenizer=tokenizer,
+            tokenizer=_load(folder / "tokenizer", CLIPTokenizer),
             text_encoder=part(CLIPTextModel, "text_encoder"),
             unet=unet,
             vae=vae,
@@ -159,7 +154,10 @@ class Networks:
         tokens = self._tokenizer(
             prompt,
             padding="max_length",
-            max_length=self._tokenizer.model_max_length,
+            # A tokenizer without its configuration knows no limit of its own.
+            max_length=min(
+                self._tokenizer.model_max_length, self._text_encoder.config.max_position_embeddings
+            ),
             truncation=True,
             return_tensors="pt",
         )
@@ -230,6 +228,21 @@ class Networks:
             raise NotFinite("the decoded picture is not finite")
         bytes_ = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return bytes_[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _load(folder: Path, kind: Any, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, **options)
+    except Exception as error:  # the libraries raise anything, down to bare Exception; the cause is kept
+        raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+
+
+def _check_complete(folder: Path, info: Mapping[str, Any]) -> None:
+    """transformers only warns of weights that a file lacks, and goes on with random ones."""
+    found = [*(info.get("missing_keys") or ()), *(info.get("mismatched_keys") or ())]
+    lacking = sorted(name if isinstance(name, str) else str(name[0]) for name in found)  # or name and shapes
+    if lacking:
+        raise ModelError(f"{folder} lacks {len(lacking)} of its weights, or has them misshapen: {lacking[0]}")
 
 
 def _check_unet(unet: Any, folder: Path) -> None:
