@@ -309,6 +309,7 @@ class TestDamaged:
         "vae configuration",
         "unet weights",
         "text encoder",
+        "misshapen",
         "text weights",
         "vae weights",
     ],
