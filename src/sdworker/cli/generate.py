@@ -41,7 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw; returns the exit code."""
     try:
         job = _job(arguments)
-    except (OSError, ValueError) as error:
+        if arguments.out.exists() and not arguments.out.is_dir():
+            raise ValueError(f"--out {arguments.out}: is not a folder")
+    except ValueError as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 2
     return asyncio.run(_generate(job, arguments.out))
@@ -51,26 +53,41 @@ def _job(arguments: argparse.Namespace) -> dict[str, Any]:
     """The job to run.
 
     Raises:
-        OSError, ValueError: it cannot be read.
+        ValueError: there is none.
     """
     if arguments.prompt is not None:
         job: dict[str, Any] = {"input": {"prompt": arguments.prompt}}
     else:
-        job = json.loads(arguments.job.read_text("utf-8"))
-        if not isinstance(job, dict) or not isinstance(job.get("input"), dict):
-            raise ValueError(f'{arguments.job} should hold a job: {{"input": {{"prompt": …}}}}')
+        job = _read(arguments.job)
     for assignment in arguments.set:
         field, equals, value = assignment.partition("=")
-        if not equals:
+        if not (field and equals):
             raise ValueError(f"--set {assignment}: should be FIELD=VALUE")
         job["input"][field] = _json_or_text(value)
     return {"id": "local", **job}
 
 
+def _read(file: Path) -> dict[str, Any]:
+    """The job in a file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        job = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(job, dict) or not isinstance(job.get("input"), dict):
+        raise ValueError(f'{file} should hold a job: {{"input": {{"prompt": …}}}}')
+    return job
+
+
 def _json_or_text(value: str) -> Any:
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 
@@ -99,8 +116,12 @@ async def _generate(job: dict[str, Any], out: Path) -> int:
     except (DeliveryError, EngineError, InputError, ModelError, PictureError, SettingsError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1
-    for i, item in enumerate(output):
-        print(f"{_save(item['image'], out, i)}  seed {item['seed']}")
+    try:
+        for i, item in enumerate(output):
+            print(f"{_save(item['image'], out, i)}  seed {item['seed']}")
+    except OSError as error:
+        print(f"sdworker: {out} takes no images: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
