@@ -1,27 +1,45 @@
 """Every environment variable the worker reads: its type, its default, what it means.
 
-This is the only place that reads the environment for the worker's own behaviour. The table in
-`docs/settings.md` is generated from it. A variable that is set but empty counts as unset, because
-consoles like to send empty strings.
+This is the only place that reads the environment for the worker's own behaviour; the table in README.md is
+generated from it. A variable that is set but empty counts as unset, because consoles like to send empty
+strings; white space around a value, which comes with pasting, is dropped.
 """
 
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Attention", "BucketFallback", "Device", "Precision", "Settings", "SettingsError", "load_settings"]
+from sdworker.engine.samplers import find_sampler
+
+__all__ = [
+    "Attention",
+    "BucketAddressing",
+    "BucketFallback",
+    "Device",
+    "Precision",
+    "Settings",
+    "SettingsError",
+    "load_settings",
+]
 
 
 class SettingsError(Exception):
     """The environment does not make sense; the message names each variable and what it should be."""
 
 
-class Device(StrEnum):
+class _Choice(StrEnum):
+    """One of a few words; their case does not matter."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        return next((choice for choice in cls if choice.value == str(value).lower()), None)
+
+
+class Device(_Choice):
     """Where the networks run."""
 
     AUTO = "auto"
@@ -29,7 +47,7 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-class Precision(StrEnum):
+class Precision(_Choice):
     """The floating-point type of the networks' weights and activations."""
 
     AUTO = "auto"
@@ -38,24 +56,34 @@ class Precision(StrEnum):
     FP32 = "fp32"
 
 
-class Attention(StrEnum):
+class Attention(_Choice):
     """Who computes attention in the UNet and the VAE."""
 
     SDPA = "sdpa"
     XFORMERS = "xformers"
 
 
-class BucketFallback(StrEnum):
+class BucketFallback(_Choice):
     """What becomes of an image whose upload failed for good."""
 
     ERROR = "error"
     BASE64 = "base64"
 
 
+class BucketAddressing(_Choice):
+    """Where a bucket's name goes in its objects' URLs."""
+
+    AUTO = "auto"
+    PATH = "path"
+    VIRTUAL = "virtual"
+
+
 class Settings(BaseSettings):
     """The worker's configuration, read once at start. Field names are the variables', in lower case."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     # The model and where it runs.
     model_dir: Path | None = Field(
@@ -73,10 +101,18 @@ class Settings(BaseSettings):
     max_pixels: int = Field(1024 * 1024, ge=64 * 64, description="Largest width x height of an image.")
     max_outputs: int = Field(16, ge=1, le=64, description="Largest `num_outputs`.")
     default_width: int | None = Field(
-        None, ge=64, le=2048, multiple_of=8, description="Width when a job names none. Unset: the model's own."
+        None,
+        ge=64,
+        le=2048,
+        multiple_of=8,
+        description="Width when a job names none. Unset: the model's own.",
     )
     default_height: int | None = Field(
-        None, ge=64, le=2048, multiple_of=8, description="Height when a job names none. Unset: the model's own."
+        None,
+        ge=64,
+        le=2048,
+        multiple_of=8,
+        description="Height when a job names none. Unset: the model's own.",
     )
     default_steps: int = Field(25, ge=1, le=500, description="`num_inference_steps` when a job names none.")
     default_guidance: float = Field(7.5, ge=0, le=30, description="`guidance_scale` when a job names none.")
@@ -98,14 +134,23 @@ class Settings(BaseSettings):
 
     # Pictures in.
     max_image_mb: float = Field(20, gt=0, description="Largest input picture, in MB, as it is sent.")
-    max_image_megapixels: float = Field(32, gt=0, description="Largest input picture, in megapixels.")
-    image_timeout_s: float = Field(20, gt=0, description="Seconds in which an input picture must have arrived.")
+    max_image_megapixels: float = Field(
+        32, gt=0, le=178, description="Largest input picture, in megapixels (Pillow itself stops at 178)."
+    )
+    image_timeout_s: float = Field(
+        20, gt=0, description="Seconds in which an input picture must have arrived."
+    )
+    runpod_allow_private_download_urls: bool = Field(
+        False,
+        description="Lets a job's URLs lead to loopback and private networks. The name is the SDK's own.",
+    )
 
     # Images out.
     max_result_mb: float | None = Field(
         None,
         gt=0,
-        description="Largest result, in MB of JSON. Unset: the platform's own, 20 for `/runsync` and 10 else.",
+        description="Largest result, in MB of JSON. "
+        "Unset: the platform's own, 20 for `/runsync` and 10 else.",
     )
     bucket_endpoint_url: HttpUrl | None = Field(
         None,
@@ -114,9 +159,20 @@ class Settings(BaseSettings):
     )
     bucket_access_key_id: SecretStr | None = Field(None, description="The bucket's access key.")
     bucket_secret_access_key: SecretStr | None = Field(None, description="The bucket's secret key.")
-    bucket_name: str | None = Field(None, description="The bucket. Needed unless the endpoint's URL names it.")
+    bucket_name: str | None = Field(
+        None, description="The bucket. Needed unless the endpoint's URL names it."
+    )
     bucket_prefix: str = Field("", description="Put before every object's name, `renders/` say.")
-    bucket_region: str | None = Field(None, description="Region to sign for. Unset: read off AWS's URLs, else us-east-1.")
+    bucket_region: str | None = Field(
+        None,
+        description="Region to sign for. "
+        "Unset: read off the endpoint's host where it names one, else us-east-1.",
+    )
+    bucket_addressing: BucketAddressing = Field(
+        BucketAddressing.AUTO,
+        description="Where the bucket's name goes in a URL: in its `path` or in the host (`virtual`). "
+        "`auto` takes the host on AWS and others known to want it, else the path.",
+    )
     bucket_link_expiry_s: int = Field(
         604800, ge=1, le=604800, description="Seconds a presigned link works (S3 allows 7 days)."
     )
@@ -132,6 +188,28 @@ class Settings(BaseSettings):
         1000, ge=0, description="Least time between two progress updates of a job; 0 sends none."
     )
     warm_up: bool = Field(True, description="Draw one small image before taking jobs.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strip(cls, given: dict[str, Any]) -> dict[str, Any]:
+        stripped = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
+        return {name: value for name, value in stripped.items() if value != ""}
+
+    @field_validator("default_scheduler")
+    @classmethod
+    def _is_a_sampler(cls, name: str) -> str:
+        return find_sampler(name).name
+
+    @model_validator(mode="after")
+    def _default_size_may_be_drawn(self) -> Self:
+        """Where the model says one side, `Contract` checks it, once the model is known."""
+        width, height = self.default_width, self.default_height
+        if width and height and width * height > self.max_pixels:
+            raise ValueError(
+                f"DEFAULT_WIDTH x DEFAULT_HEIGHT: {width * height} pixels are more than MAX_PIXELS, "
+                f"{self.max_pixels}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _bucket_is_whole(self) -> Self:

@@ -1,0 +1,164 @@
+"""Which files of a diffusers repository a text-to-image worker needs, and what they are called afterwards.
+
+Pure: works on a `model_index.json` and a list of file names, whether they are on a disk or on the hub.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from builder.errors import FetchError
+
+__all__ = ["COMPONENTS", "INDEX", "Plan", "clean_index", "plan_files"]
+
+INDEX = "model_index.json"
+
+_SUPPORTED = "Stable Diffusion 1.x and 2.x for text to image, and their 9-channel inpainting models"
+# Pipelines made of the same components: what is done with them is the worker's affair.
+_PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "LatentConsistencyModelPipeline",
+)
+_LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
+_TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a pipeline: the classes it may be, its configuration files, its weights' base name."""
+
+    classes: tuple[str, ...]
+    configs: tuple[str, ...]
+    weights: str | None = None
+
+
+COMPONENTS: Mapping[str, Component] = {
+    "scheduler": Component((), ("scheduler_config.json",)),
+    "text_encoder": Component(("CLIPTextModel",), ("config.json",), "model"),
+    "tokenizer": Component(("CLIPTokenizer", "CLIPTokenizerFast"), _TOKENIZER_FILES),
+    "unet": Component(("UNet2DConditionModel",), ("config.json",), "diffusion_pytorch_model"),
+    "vae": Component(("AutoencoderKL",), ("config.json",), "diffusion_pytorch_model"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to take: `copies` maps each small file to itself; `weights` maps the name a component's weights
+    shall have to the file, or the shards in order, that hold them now."""
+
+    copies: tuple[str, ...]
+    weights: Mapping[str, tuple[str, ...]]
+
+    @property
+    def sources(self) -> list[str]:
+        """Every file to read, small ones first."""
+        return [INDEX, *self.copies, *(name for names in self.weights.values() for name in names)]
+
+
+def plan_files(index: Mapping[str, Any], names: Collection[str], *, with_weights: bool = True) -> Plan:
+    """The files of a repository that make a clean model folder.
+
+    Args:
+        index: The repository's `model_index.json`.
+        names: All its file names, relative and with slashes.
+        with_weights: False plans the configuration and the tokenizer only.
+
+    Raises:
+        FetchError: if it is not a pipeline the worker can run, lacks a file, or has pickled weights only.
+    """
+    _check_pipeline(index)
+    have = set(names)
+    copies = [name for name in _LICENCES if name in have]
+    weights: dict[str, tuple[str, ...]] = {}
+    for folder, component in COMPONENTS.items():
+        found = [f"{folder}/{name}" for name in component.configs if f"{folder}/{name}" in have]
+        _check_configs(folder, found)
+        copies += found
+        if with_weights and component.weights:
+            target = f"{folder}/{component.weights}.safetensors"
+            weights[target] = _choose_weights(folder, component.weights, have)
+    return Plan(tuple(copies), weights)
+
+
+def clean_index(index: Mapping[str, Any], *, unet_channels: int) -> dict[str, Any]:
+    """A `model_index.json` that names the kept components only, and the pipeline that fits the UNet."""
+    inpainting = unet_channels == 9
+    return {
+        "_class_name": "StableDiffusionInpaintPipeline" if inpainting else "StableDiffusionPipeline",
+        **({"_diffusers_version": index["_diffusers_version"]} if "_diffusers_version" in index else {}),
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        **{folder: index[folder] for folder in COMPONENTS},
+    }
+
+
+def _check_pipeline(index: Mapping[str, Any]) -> None:
+    pipeline = index.get("_class_name")
+    if pipeline not in _PIPELINES:
+        raise FetchError(f"this is a {pipeline}, which the worker cannot run; supported: {_SUPPORTED}")
+    for folder, component in COMPONENTS.items():
+        library, name = (*(index.get(folder) or (None, None)), None)[:2]
+        if name is None:
+            raise FetchError(f"{INDEX} names no {folder}")
+        if library not in ("diffusers", "transformers"):
+            raise FetchError(f"its {folder} is code of its own ({library}.{name}), which is not run")
+        if component.classes and name not in component.classes:
+            raise FetchError(
+                f"its {folder} is a {name}, which the worker cannot run; supported: {_SUPPORTED}"
+            )
+
+
+def _check_configs(folder: str, found: list[str]) -> None:
+    if folder == "tokenizer":
+        complete = "tokenizer/tokenizer.json" in found or {
+            "tokenizer/vocab.json",
+            "tokenizer/merges.txt",
+        } <= set(found)
+        wanted = "tokenizer/vocab.json and tokenizer/merges.txt"
+    else:
+        complete = bool(found)
+        wanted = f"{folder}/{COMPONENTS[folder].configs[0]}"
+    if not complete:
+        raise FetchError(f"{wanted} is missing")
+
+
+def _choose_weights(folder: str, base: str, have: set[str]) -> tuple[str, ...]:
+    """The half precision file if there is one, else the full one; either may be in shards."""
+    for middle in ("fp16", None):
+        dotted = f".{middle}" if middle else ""
+        whole = f"{folder}/{base}{dotted}.safetensors"
+        if whole in have:
+            return (whole,)
+        # Both orders are in use: `model.fp16-00001-of-00002` and `model-00001-of-00002.fp16`.
+        for pattern in (rf"{base}{dotted}-(\d+)-of-(\d+)", rf"{base}-(\d+)-of-(\d+){dotted}"):
+            shards = _match_shards(rf"{folder}/{pattern}\.safetensors", have)
+            if shards:
+                return shards
+    if any(name.startswith(f"{folder}/") and name.endswith(_PICKLES) for name in have):
+        raise FetchError(
+            f"its {folder} has pickled weights only, which can run code when they are read and are refused; "
+            "use a revision or a conversion with safetensors"
+        )
+    raise FetchError(f"{folder}/{base}.safetensors is missing")
+
+
+def _match_shards(pattern: str, have: set[str]) -> tuple[str, ...]:
+    matches = sorted((m for m in (re.fullmatch(pattern, name) for name in have) if m), key=lambda m: m[0])
+    if not matches:
+        return ()
+    count = int(matches[0][2])
+    if [int(m[1]) for m in matches] != list(range(1, count + 1)):
+        raise FetchError(f"{matches[0][0]} is one of {count} shards, of which some are missing")
+    return tuple(m[0] for m in matches)

@@ -1,0 +1,143 @@
+"""`sdworker generate`: run a job here, without any endpoint, and save its images."""
+
+import argparse
+import asyncio
+import base64
+import json
+import sys
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="draw on this machine and save the images",
+        description="Runs one job through the worker on this machine and saves its images. "
+        "Example: sdworker generate 'a red apple' --set seed=7 --set num_outputs=4",
+    )
+    parser.add_argument("prompt", nargs="?", help="what to draw; unset: the job in --job")
+    parser.add_argument(
+        "--job", type=Path, default=Path("test_input.json"), help="a job as JSON (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="an input field; the value is read as JSON where it is JSON, else as text",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw; returns the exit code."""
+    try:
+        job = _job(arguments)
+        if arguments.out.exists() and not arguments.out.is_dir():
+            raise ValueError(f"--out {arguments.out}: is not a folder")
+    except ValueError as error:
+        print(f"sdworker: {error}", file=sys.stderr)
+        return 2
+    return asyncio.run(_generate(job, arguments.out))
+
+
+def _job(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The job to run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if arguments.prompt is not None:
+        job: dict[str, Any] = {"input": {"prompt": arguments.prompt}}
+    else:
+        job = _read(arguments.job)
+    for assignment in arguments.set:
+        field, equals, value = assignment.partition("=")
+        if not (field and equals):
+            raise ValueError(f"--set {assignment}: should be FIELD=VALUE")
+        job["input"][field] = _json_or_text(value)
+    return {"id": "local", **job}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The job in a file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        job = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(job, dict) or not isinstance(job.get("input"), dict):
+        raise ValueError(f'{file} should hold a job: {{"input": {{"prompt": …}}}}')
+    return job
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+async def _generate(job: dict[str, Any], out: Path) -> int:
+    """Run the job and save its images; returns the exit code."""
+    # Imported here: the heavy part, and `--help` need not wait for it.
+    from tqdm import tqdm
+
+    from sdworker.delivery import DeliveryError
+    from sdworker.engine.engine import EngineError
+    from sdworker.engine.model_files import ModelError
+    from sdworker.pictures import PictureError
+    from sdworker.request import InputError
+    from sdworker.settings import SettingsError, load_settings
+    from sdworker.startup import build_worker
+
+    try:
+        worker = build_worker(load_settings())
+        with tqdm(desc="drawing", unit="step", disable=None) as bar:
+
+            def on_step(step: int, steps: int) -> None:
+                bar.total = steps
+                bar.update(step - bar.n)
+
+            output = await worker.run(job, on_step)
+    except (DeliveryError, EngineError, InputError, ModelError, PictureError, SettingsError) as error:
+        print(f"sdworker: {error}", file=sys.stderr)
+        return 1
+    try:
+        for i, item in enumerate(output):
+            print(f"{_save(item['image'], out, i)}  seed {item['seed']}")
+    except OSError as error:
+        print(f"sdworker: {out} takes no images: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _save(image: str, out: Path, number: int) -> str:
+    """Write a base64 image into the folder, or leave a URL as it is; returns what to print."""
+    if urllib.parse.urlsplit(image).scheme in ("http", "https"):
+        return image
+    data = base64.b64decode(image)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{number}{_suffix(data)}"
+    path.write_bytes(data)
+    return str(path)
+
+
+def _suffix(data: bytes) -> str:
+    """The usual file suffix of an image, by its first bytes."""
+    if data.startswith(b"\xff\xd8"):
+        return ".jpg"
+    return ".webp" if data[8:12] == b"WEBP" else ".png"

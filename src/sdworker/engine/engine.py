@@ -1,0 +1,315 @@
+"""The batching engine: many drawings at once, one UNet forward a step.
+
+The engine has one thread, the only one that touches the device. Before each step it admits what was submitted,
+`batch.choose` picks generations of one shape, one forward runs over all their rows, and each takes its sampler
+step from its own table. A finished generation is decoded and leaves; a cancelled one leaves before the next
+step; a new one joins at the next step. So no job waits for a whole other job, and each comes out as if it had
+run alone.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+
+import numpy as np
+import torch
+
+from sdworker.engine.batch import choose
+from sdworker.engine.generation import Drawing, Generation, Rows, table_for
+from sdworker.engine.networks import Networks, NotFinite
+from sdworker.engine.tables import SamplerTables, TableError
+
+__all__ = ["DeviceLost", "Engine", "EngineError", "OnStep"]
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, int], None]
+"""Called on the engine's thread after each step of a drawing: evaluations done, evaluations in all."""
+
+
+class EngineError(Exception):
+    """A drawing failed; the message says what its user can do."""
+
+
+class DeviceLost(EngineError):
+    """The device is in a state that only a new process can leave; nothing can be drawn any more."""
+
+
+class Engine:
+    """Draws. Submit with `draw`, from any number of coroutines."""
+
+    def __init__(self, networks: Networks, *, max_rows: int) -> None:
+        """
+        Args:
+            networks: a loaded model; from now on only the engine's thread uses it.
+            max_rows: most rows in one UNet forward.
+        """
+        self.networks = networks
+        self._tables = SamplerTables(networks.scheduler_config, networks.device)
+        self.max_rows = max_rows
+        self._fitting: dict[Hashable, int] = {}
+        self._steps = 0
+        self._inbox: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+        self._live: list[_Ticket] = []
+        self._lost: DeviceLost | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    async def draw(self, drawing: Drawing, on_step: OnStep | None = None) -> list[np.ndarray]:
+        """The drawing's images, uint8 [height, width, 3], in the order of its seeds.
+
+        Cancelling the awaiting task takes the drawing out at its next step; the task ends once its rows are
+        free, so whoever counts tasks counts the device's load.
+
+        Raises:
+            EngineError: it could not be drawn.
+        """
+        if self._lost is not None:
+            raise self._lost
+        if self._closed:
+            raise EngineError("the worker is shutting down; send the job again")
+        await asyncio.to_thread(self._check, drawing)
+        ticket = _Ticket(drawing, on_step)
+        self._inbox.put(ticket)
+        images = asyncio.wrap_future(ticket.images)
+        try:
+            return await asyncio.shield(images)
+        except asyncio.CancelledError:
+            ticket.cancelled = True
+            await asyncio.wait([images])
+            images.exception()  # seen: asyncio need not warn that nobody looked
+            raise
+
+    def close(self) -> None:
+        """Finish what was submitted, take nothing new, then end the thread."""
+        self._closed = True
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _check(self, drawing: Drawing) -> None:
+        """Probe the sampler's table off the engine's thread; probing 500 steps takes a second."""
+        try:
+            table_for(drawing, self._tables, inpaints_natively=self.networks.inpaints_natively)
+        except TableError as error:
+            raise EngineError(str(error)) from error
+
+    # From here on, all on the engine's thread.
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while self._admit() or self._live:
+                try:
+                    self._drop_cancelled()
+                    chosen = choose([ticket for ticket in self._live if not ticket.finished], self._row_limit)
+                    if chosen:
+                        self._step(chosen)
+                    self._deliver_finished()
+                except Exception as error:  # a defect of the loop itself; without this every job would hang
+                    self._lose(error, [])
+
+    def _admit(self) -> bool:
+        """Begin what was submitted, waiting for it when there is nothing else to do. False: closed."""
+        while True:
+            try:
+                ticket = self._inbox.get(block=not self._live)
+            except queue.Empty:
+                return True
+            if ticket is None:
+                self._inbox.put(None)  # stays closed for the next round
+                return False
+            self._begin(ticket)
+
+    def _begin(self, ticket: "_Ticket") -> None:
+        if self._lost is not None:
+            ticket.images.set_exception(self._lost)
+            return
+        try:
+            ticket.generation = Generation(ticket.drawing, self.networks, self._tables)
+            ticket.generation.last_step = self._steps
+        except Exception as error:
+            self._fail([ticket], error)
+        else:
+            self._live.append(ticket)
+
+    def _drop_cancelled(self) -> None:
+        for ticket in [ticket for ticket in self._live if ticket.cancelled]:
+            self._live.remove(ticket)
+            ticket.images.set_exception(EngineError("cancelled"))
+
+    def _row_limit(self, shape: Hashable) -> int:
+        return self._fitting.get(shape, self.max_rows)
+
+    def _step(self, chosen: "list[_Ticket]") -> None:
+        """One UNet forward over the rows of all chosen, and each one's sampler step."""
+        self._steps += 1
+        try:
+            generations = [ticket.begun for ticket in chosen]
+            rows = [generation.next_rows() for generation in generations]
+            predicted = self._predict(rows, generations[0].shape)
+            for generation, part in zip(
+                generations, predicted.split([g.rows for g in generations]), strict=True
+            ):
+                generation.take(part)
+                generation.last_step = self._steps
+        except Exception as error:
+            self._isolate(chosen, error)
+            return
+        for ticket in chosen:
+            ticket.report()
+
+    def _predict(self, rows: list[Rows], shape: Hashable) -> torch.Tensor:
+        """The UNet over all rows, in as few forwards as fit; a batch too large for memory is halved for good."""
+        latents = torch.cat([part.latents for part in rows])
+        timesteps = torch.cat([part.timesteps for part in rows])
+        text = torch.cat([part.text for part in rows])
+        embedded = [part.guidance for part in rows if part.guidance is not None]
+        guidance = torch.cat(embedded) if embedded else None
+        outputs: list[torch.Tensor] = []
+        done = 0
+        while done < len(latents):
+            part = slice(done, done + self._row_limit(shape))
+            try:
+                output = self.networks.predict(
+                    latents[part], timesteps[part], text[part], None if guidance is None else guidance[part]
+                )
+            except (torch.OutOfMemoryError, MemoryError):
+                size = len(latents[part])
+                if size == 1:
+                    raise
+                self._fitting[shape] = size // 2
+                log.warning("%d rows of %s do not fit into memory; from now on %d", size, shape, size // 2)
+                self._free_memory()
+                continue
+            outputs.append(output)
+            done += len(output)
+        return torch.cat(outputs)
+
+    def _isolate(self, chosen: "list[_Ticket]", error: Exception) -> None:
+        """A step of several failed: step each alone, so that only the one at fault fails."""
+        if len(chosen) == 1 or _is_fatal(error):
+            self._fail(chosen, error)
+            return
+        log.warning("a step of %d drawings failed; stepping each alone", len(chosen), exc_info=error)
+        for ticket in chosen:
+            if self._lost is None:
+                self._step([ticket])
+
+    def _deliver_finished(self) -> None:
+        for ticket in [ticket for ticket in self._live if ticket.finished]:
+            try:
+                images = self._decode(ticket)
+            except Exception as error:
+                self._fail([ticket], error)
+                continue
+            self._live.remove(ticket)
+            ticket.images.set_result(images)
+
+    def _decode(self, ticket: "_Ticket") -> list[np.ndarray]:
+        """One image at a time: the memory a decode needs grows with the pixels decoded at once."""
+        images = []
+        for latents in ticket.begun.outcome().split(1):
+            if ticket.cancelled:
+                raise EngineError("cancelled")
+            images.append(self.networks.decode(latents))
+        return images
+
+    def _fail(self, tickets: "list[_Ticket]", error: Exception) -> None:
+        if _is_fatal(error):
+            self._lose(error, tickets)
+            return
+        for ticket in tickets:
+            if ticket in self._live:
+                self._live.remove(ticket)
+            ticket.images.set_exception(self._explain(ticket.drawing, error))
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            self._free_memory()
+
+    def _lose(self, error: Exception, tickets: "list[_Ticket]") -> None:
+        """Nothing can be drawn any more: fail these, all that live, and all to come."""
+        log.critical("the engine cannot go on", exc_info=error)
+        self._lost = DeviceLost("the GPU failed and this worker restarts; send the job again")
+        self._lost.__cause__ = error
+        for ticket in {*tickets, *self._live}:
+            if not ticket.images.done():
+                ticket.images.set_exception(self._lost)
+        self._live.clear()
+
+    def _explain(self, drawing: Drawing, error: Exception) -> EngineError:
+        """The error a user gets: what happened and what to do about it."""
+        if isinstance(error, EngineError):
+            return error
+        if isinstance(error, TableError):
+            explained = EngineError(str(error))
+        elif isinstance(error, NotFinite):
+            precision = str(self.networks.dtype).removeprefix("torch.")
+            explained = EngineError(
+                f"the picture came out empty: {error}. The likely cause is overflow in {precision}; lower "
+                "guidance_scale, try another scheduler, or run the worker with PRECISION=fp32"
+            )
+        elif isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            explained = EngineError(
+                f"out of memory at {drawing.width}x{drawing.height} with {len(drawing.seeds)} images of "
+                f"{drawing.steps} steps; ask for smaller or fewer images"
+            )
+        else:
+            log.error("a drawing failed", exc_info=error)
+            explained = EngineError("the drawing failed inside the worker; its log has the cause")
+        explained.__cause__ = error
+        return explained
+
+    def _free_memory(self) -> None:
+        if self.networks.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class _Ticket:
+    """A submitted drawing: what came in, its generation once begun, and where its images go."""
+
+    def __init__(self, drawing: Drawing, on_step: OnStep | None) -> None:
+        self.drawing = drawing
+        self.generation: Generation | None = None
+        self.images: Future[list[np.ndarray]] = Future()
+        self.cancelled = False
+        self._on_step = on_step
+
+    @property
+    def begun(self) -> Generation:
+        assert self.generation is not None
+        return self.generation
+
+    @property
+    def rows(self) -> int:
+        return self.begun.rows
+
+    @property
+    def shape(self) -> Hashable:
+        return self.begun.shape
+
+    @property
+    def last_step(self) -> int:
+        return self.begun.last_step
+
+    @property
+    def finished(self) -> bool:
+        return self.begun.finished
+
+    def report(self) -> None:
+        """Tell whoever asked how far it is; what they do wrong must not stop the engine."""
+        if self._on_step is None:
+            return
+        try:
+            self._on_step(self.begun.evaluation, self.begun.table.evaluations)
+        except Exception:
+            log.exception("on_step failed; it is not called again")
+            self._on_step = None
+
+
+def _is_fatal(error: BaseException) -> bool:
+    """A CUDA error other than running out of memory poisons the process's context for good."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)

@@ -1,0 +1,288 @@
+"""The model: text encoder, UNet, VAE and tokenizer, loaded and placed.
+
+The only file that calls the networks. Everything here runs on the engine's thread. Shapes: `h`, `w` are the
+image's height and width in pixels, `s` is `pixels_per_latent` (8 for Stable Diffusion).
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from sdworker.engine.model_files import ModelError, check_model_folder
+
+__all__ = ["Networks", "NotFinite", "Posterior"]
+
+_TEXT_CACHE = 64
+
+
+class NotFinite(ArithmeticError):
+    """A network gave NaN or infinity."""
+
+
+class Posterior:
+    """What the VAE's encoder says of a picture: a Gaussian over latents, [1, channels, h/s, w/s].
+
+    Every image of a request draws its own sample from it with its own generator, as diffusers does.
+    """
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor, scale: float) -> None:
+        self._mean = mean
+        self._std = std
+        self._scale = scale
+
+    def sample(self, generator: torch.Generator) -> torch.Tensor:
+        """One sample, [1, channels, h/s, w/s] in float32, scaled as the UNet expects."""
+        noise = torch.randn(self._mean.shape, generator=generator, dtype=torch.float32)
+        return self._scale * (self._mean + self._std * noise.to(self._mean.device))
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """The likeliest latents, scaled; needs no generator."""
+        return self._scale * self._mean
+
+
+class Networks:
+    """A loaded model. Make one with `Networks.load`."""
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Any,
+        text_encoder: Any,
+        unet: Any,
+        vae: Any,
+        scheduler_config: dict[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.scheduler_config = scheduler_config
+        self._tokenizer = tokenizer
+        self._text_encoder = text_encoder
+        self._unet = unet
+        self._vae = vae
+        self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: torch.device, dtype: torch.dtype, xformers: bool = False
+    ) -> "Networks":
+        """Load a model from a folder in diffusers' layout; nothing is downloaded.
+
+        Raises:
+            ModelError: a file is missing or broken, or the model is of a kind that is not served.
+        """
+        checked = check_model_folder(folder)
+        diffusers_logging.set_verbosity_error()
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+        def part(kind: Any, name: str) -> Any:
+            module, info = _load(
+                folder / name,
+                kind,
+                dtype=dtype,
+                variant=checked.variants[name],
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            _check_complete(folder / name, info)
+            return module.to(device).eval().requires_grad_(False)
+
+        unet = part(UNet2DConditionModel, "unet")
+        _check_unet(unet, folder)
+        vae = part(AutoencoderKL, "vae")
+        if xformers:
+            _use_xformers(unet, vae)
+        return cls(
+            tokenizer=_load(folder / "tokenizer", CLIPTokenizer),
+            text_encoder=part(CLIPTextModel, "text_encoder"),
+            unet=unet,
+            vae=vae,
+            scheduler_config=checked.scheduler_config,
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels along one side of a latent; 8 for Stable Diffusion."""
+        return 2 ** (len(self._vae.config.block_out_channels) - 1)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Width and height, in pixels, that the model was trained for."""
+        size = self._unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return width * self.pixels_per_latent, height * self.pixels_per_latent
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self._vae.config.latent_channels)
+
+    @property
+    def inpaints_natively(self) -> bool:
+        """The UNet takes the mask and the masked picture's latents beside the noisy ones (9 channels)."""
+        return int(self._unet.config.in_channels) == 2 * self.latent_channels + 1
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """The UNet is told the guidance scale instead of running twice (latent consistency models)."""
+        return self._unet.config.time_cond_proj_dim is not None
+
+    @torch.inference_mode()
+    def encode_text(self, prompt: str) -> torch.Tensor:
+        """The prompt's embedding, [1, 77, d]; cut at 77 tokens, as diffusers' pipelines do.
+
+        A few are kept, the empty one always: most jobs of a deployment share their negative prompt.
+        """
+        known = self._texts.get(prompt)
+        if known is not None:
+            self._texts.move_to_end(prompt)
+            return known
+        tokens = self._tokenizer(
+            prompt,
+            padding="max_length",
+            # A tokenizer without its configuration knows no limit of its own.
+            max_length=min(
+                self._tokenizer.model_max_length, self._text_encoder.config.max_position_embeddings
+            ),
+            truncation=True,
+            return_tensors="pt",
+        )
+        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask.to(self.device) if masked else None
+        embedding = self._text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].to(
+            self.dtype
+        )
+        self._texts[prompt] = embedding
+        while len(self._texts) > _TEXT_CACHE:
+            oldest = next(text for text in self._texts if text)
+            del self._texts[oldest]
+        return embedding
+
+    @torch.inference_mode()
+    def encode_image(self, pixels: torch.Tensor) -> Posterior:
+        """The distribution of a picture's latents.
+
+        Args:
+            pixels: [1, 3, h, w] in -1 … 1.
+        """
+        latents = self._vae.encode(pixels.to(self.device, self.dtype)).latent_dist
+        return Posterior(latents.mean.float(), latents.std.float(), self._vae.config.scaling_factor)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: torch.Tensor,
+        guidance: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """One UNet forward.
+
+        Args:
+            latents: [rows, 4 or 9, h/s, w/s].
+            timesteps: [rows] in float32.
+            text: [rows, 77, d].
+            guidance: [rows], for a model that embeds it; else None.
+
+        Returns:
+            [rows, 4, h/s, w/s] in float32: what the model predicts (noise, or velocity).
+        """
+        condition = None
+        if guidance is not None:
+            condition = _embed_guidance(guidance - 1.0, self._unet.config.time_cond_proj_dim).to(self.dtype)
+        output = self._unet(
+            latents.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=text,
+            timestep_cond=condition,
+            return_dict=False,
+        )[0]
+        return output.float()
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """One image, uint8 [h, w, 3], from its finished latents [1, 4, h/s, w/s].
+
+        Raises:
+            NotFinite: the latents or the decoded picture hold NaN or infinity.
+        """
+        if not bool(latents.isfinite().all()):
+            raise NotFinite("the latents are not finite")
+        scaled = (latents / self._vae.config.scaling_factor).to(self.dtype)
+        pixels = self._vae.decode(scaled, return_dict=False)[0].float()
+        if not bool(pixels.isfinite().all()):
+            raise NotFinite("the decoded picture is not finite")
+        bytes_ = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return bytes_[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _load(folder: Path, kind: Any, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, **options)
+    except Exception as error:  # the libraries raise anything, down to bare Exception; the cause is kept
+        raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+
+
+def _check_complete(folder: Path, info: Mapping[str, Any]) -> None:
+    """transformers only warns of weights that a file lacks, and goes on with random ones."""
+    found = [*(info.get("missing_keys") or ()), *(info.get("mismatched_keys") or ())]
+    lacking = sorted(name if isinstance(name, str) else str(name[0]) for name in found)  # or name and shapes
+    if lacking:
+        raise ModelError(f"{folder} lacks {len(lacking)} of its weights, or has them misshapen: {lacking[0]}")
+
+
+def _check_unet(unet: Any, folder: Path) -> None:
+    config = unet.config
+    if config.in_channels not in (4, 9):
+        raise ModelError(
+            f"{folder / 'unet'} takes {config.in_channels} input channels; "
+            "4 (text to image) and 9 (inpainting) are served"
+        )
+    if config.addition_embed_type is not None or config.class_embed_type is not None:
+        raise ModelError(
+            f"{folder / 'unet'} needs more than a prompt; Stable Diffusion 1.x and 2.x are served"
+        )
+
+
+def _use_xformers(unet: Any, vae: Any) -> None:
+    try:
+        unet.enable_xformers_memory_efficient_attention()
+        vae.enable_xformers_memory_efficient_attention()
+    except (ImportError, ModuleNotFoundError, ValueError, NotImplementedError) as error:
+        raise ModelError(
+            f"ATTENTION=xformers cannot be had here: {_first_line(error)}; use ATTENTION=sdpa"
+        ) from error
+
+
+def _embed_guidance(scale: torch.Tensor, dimension: int) -> torch.Tensor:
+    """Sinusoidal embedding of the guidance scale, [rows, dimension].
+
+    Source: https://github.com/google-research/vdm/blob/dc27b98a554f65cdc654b800da5aa1846545d41b/model_vdm.py#L298,
+    as diffusers' `get_guidance_scale_embedding` has it.
+    """
+    half = dimension // 2
+    frequencies = torch.exp(
+        torch.arange(half, dtype=torch.float32, device=scale.device) * -(math.log(10000.0) / (half - 1))
+    )
+    angles = (scale.float() * 1000.0)[:, None] * frequencies[None, :]
+    embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.nn.functional.pad(embedding, (0, dimension % 2))
+
+
+def _first_line(error: BaseException) -> str:
+    lines: Sequence[str] = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,45 @@
+"""What an image says of itself: the text that travels in its file, as AUTOMATIC1111's web UI writes it.
+
+Tools that read PNG info (and people who want the same picture again) find prompt, settings and seed there. Its
+reader is `parse_generation_parameters` in the web UI's modules/infotext_utils.py. A line of a prompt that begins
+with "Negative prompt:" is where that reader's negative prompt begins; the format knows no way around it.
+"""
+
+import json
+
+from sdworker import __version__
+from sdworker.request import Request
+
+__all__ = ["parameters_text"]
+
+
+def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model: str) -> str:
+    """The `parameters` text of one image.
+
+    Args:
+        seed: the image's own.
+        size: its width and height in pixels.
+        model: what the model calls itself.
+    """
+    facts: dict[str, object] = {
+        "Steps": request.num_inference_steps,
+        "Sampler": request.scheduler,
+        "CFG scale": request.guidance_scale,
+        "Seed": seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model": model,
+    }
+    if request.init_image is not None:
+        facts["Denoising strength"] = request.prompt_strength
+    facts["Version"] = f"sdworker {__version__}"
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in facts.items()))
+    # A NUL ends the text for every reader written in C, and what follows would be lost.
+    return "\n".join(lines).replace("\0", "")
+
+
+def _quoted(value: str) -> str:
+    """A value as the web UI's `quote` writes it: in quotes where the reader would end it too early."""
+    return json.dumps(value, ensure_ascii=False) if set(value) & set(',:\n"') else value

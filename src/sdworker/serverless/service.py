@@ -1,0 +1,141 @@
+"""The worker as the runpod SDK wants it: an async handler, a constant concurrency, fitness checks."""
+
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from runpod.serverless import register_fitness_check
+from runpod.serverless.modules.rp_logger import RunPodLogger
+
+from sdworker.delivery import DeliveryError, result_bytes
+from sdworker.engine.engine import DeviceLost, EngineError
+from sdworker.engine.model_files import ModelError
+from sdworker.pictures import PictureError
+from sdworker.request import InputError
+from sdworker.serverless import scaler
+from sdworker.serverless.progress import Progress
+from sdworker.settings import Settings, SettingsError, load_settings
+from sdworker.startup import build_worker
+from sdworker.worker import Worker
+
+__all__ = ["Service", "configure"]
+
+log = logging.getLogger(__name__)
+
+# What a user did or can mend: the message goes out as it is. Anything else is ours, and goes to the log.
+_USER_ERRORS = (InputError, PictureError, EngineError, DeliveryError)
+_MB = 1_000_000
+
+
+def configure() -> dict[str, Any]:
+    """The configuration for `runpod.serverless.start`: everything checked, the model on its way.
+
+    In production the checks run as the SDK's fitness checks, which report a failure to the platform. Its local
+    modes never run those, so there they run here, and a worker that cannot work says why and exits with 1.
+    """
+    _quieten_sdk()
+    scaler.install()
+    try:
+        service = Service(load_settings())
+        if _in_production():
+            for check in service.fitness_checks:
+                register_fitness_check(check)
+        else:
+            service.load_model()
+    except (SettingsError, ModelError, scaler.SdkChanged) as error:
+        sys.exit(f"The worker cannot start. {error}")
+    return {"handler": service.handle, "concurrency_modifier": service.concurrency}
+
+
+class Service:
+    """The worker and what the platform asks of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._worker: Worker | None = None
+
+    @property
+    def fitness_checks(self) -> list[Callable[[], Awaitable[None] | None]]:
+        """What must hold before a job is taken, in order."""
+        return [self.load_model, self.check_bucket, self.warm_up]
+
+    def load_model(self) -> None:
+        """The model's files are whole, and it loads.
+
+        Raises:
+            ModelError, SettingsError: naming the file or the variable.
+        """
+        self._worker = build_worker(self._settings)
+
+    async def warm_up(self) -> None:
+        """The model draws."""
+        if self._settings.warm_up:
+            await self._ready_worker.warm_up()
+
+    async def check_bucket(self) -> None:
+        """The bucket, when one is configured, is there and lets us in."""
+        await self._ready_worker.check_bucket()
+
+    def concurrency(self, _current: int) -> int:
+        """Jobs to hold at once; constant, because the SDK stops fetching while it changes."""
+        return self._ready_worker.jobs_at_once
+
+    async def handle(self, job: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
+        """The job's output, or `{"error": …}` in words for its user. Raises nothing but cancellation."""
+        job_id = str(job.get("id", ""))
+        try:
+            async with Progress(job_id, interval_ms=self._settings.progress_interval_ms) as progress:
+                output = await self._ready_worker.run(job, on_step=progress.update)
+            self._check_size(job_id, output)
+        except DeviceLost as error:
+            return {"error": str(error), "refresh_worker": True}
+        except _USER_ERRORS as error:
+            log.warning("job %s failed: %s", job_id, type(error).__name__)
+            return {"error": _sendable(str(error))}
+        except Exception:
+            log.exception("job %s failed", job_id)
+            return {
+                "error": f"the worker failed on this job; its log has the cause, under job {_sendable(job_id)}"
+            }
+        return output
+
+    @property
+    def _ready_worker(self) -> Worker:
+        assert self._worker is not None, "load_model comes first"
+        return self._worker
+
+    def _check_size(self, job_id: str, output: list[dict[str, Any]]) -> None:
+        """Refuse what the platform would refuse: it answers 400 and the SDK then loses the job silently.
+
+        Raises:
+            DeliveryError: saying how large it is and what to do.
+        """
+        limit_mb = self._settings.max_result_mb or (20.0 if job_id.startswith("sync-") else 10.0)
+        size = result_bytes(output)
+        if size > limit_mb * _MB:
+            raise DeliveryError(
+                f"the result is {size / _MB:.1f} MB, more than the {limit_mb:g} MB that can be returned; ask for "
+                'fewer or smaller images, or output_format "jpeg" or "webp", or have images uploaded: set '
+                "BUCKET_ENDPOINT_URL and its keys, or send s3Config with the job"
+            )
+
+
+def _sendable(text: str) -> str:
+    """Text that survives JSON in UTF-8; the SDK loses a job whose answer holds a lone surrogate."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _in_production() -> bool:
+    """Whether the SDK will run its fitness checks: as `runpod.serverless.worker` decides it."""
+    arguments = sys.argv[1:]
+    local = any(argument.startswith(("--test_input", "--rp_serve_api")) for argument in arguments)
+    return "RUNPOD_WEBHOOK_GET_JOB" in os.environ and not local
+
+
+def _quieten_sdk() -> None:
+    """INFO unless something else was asked for: the SDK's default, DEBUG, logs prompts and images."""
+    if not {"RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"} & os.environ.keys():
+        RunPodLogger().level = "INFO"
+    logging.getLogger("sdworker").setLevel(logging.INFO)

@@ -1,0 +1,81 @@
+"""From settings to a worker that is ready: which model, which device, which precision."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from sdworker.engine.engine import Engine
+from sdworker.engine.model_files import ModelError
+from sdworker.engine.networks import Networks
+from sdworker.settings import Attention, Device, Precision, Settings, SettingsError
+from sdworker.worker import Worker
+
+__all__ = ["build_worker", "find_model"]
+
+log = logging.getLogger(__name__)
+
+BAKED_MODEL = Path("/opt/model")
+"""Where the Dockerfile puts the model."""
+
+EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "emoji"
+"""The small model in the repository."""
+
+_DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
+
+
+def build_worker(settings: Settings) -> Worker:
+    """A worker with its model loaded and its engine running.
+
+    Raises:
+        ModelError: the model is missing or broken.
+        SettingsError: the device or the precision cannot be had.
+    """
+    folder = find_model(settings)
+    device = _find_device(settings)
+    dtype = _find_dtype(settings, device)
+    log.info("loading %s on %s in %s", folder, device, str(dtype).removeprefix("torch."))
+    networks = Networks.load(
+        folder, device=device, dtype=dtype, xformers=settings.attention is Attention.XFORMERS
+    )
+    engine = Engine(networks, max_rows=settings.max_rows or (32 if device.type == "cuda" else 16))
+    return Worker(settings, engine, model_name=_model_name(folder))
+
+
+def find_model(settings: Settings) -> Path:
+    """`MODEL_DIR`, else the image's baked model, else the embedded one.
+
+    Raises:
+        ModelError: none of them is there.
+    """
+    if settings.model_dir is not None:
+        return settings.model_dir
+    for folder in (BAKED_MODEL, EMBEDDED_MODEL):
+        if folder.is_dir():
+            return folder
+    raise ModelError("there is no model: set MODEL_DIR to a folder in diffusers' layout")
+
+
+def _find_device(settings: Settings) -> torch.device:
+    has_cuda = torch.cuda.is_available()
+    if settings.device is Device.CUDA and not has_cuda:
+        raise SettingsError("DEVICE: is cuda, but this machine has no CUDA device that torch can use")
+    if settings.device is Device.CPU or not has_cuda:
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+def _find_dtype(settings: Settings, device: torch.device) -> torch.dtype:
+    if settings.precision is not Precision.AUTO:
+        return _DTYPES[settings.precision]
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def _model_name(folder: Path) -> str:
+    """What the model is called in generation data: the source its manifest names, else the folder."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        return str(manifest["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.name

@@ -1,0 +1,145 @@
+"""One job from start to finish.
+
+    job → request → (pictures in) → engine → encode → delivery → [{image, seed}]
+
+`Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded and encoded in
+threads, the engine has its own, so any number of jobs can be on their way at once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sdworker.delivery import Delivery
+from sdworker.engine.engine import Engine, OnStep
+from sdworker.engine.generation import Drawing
+from sdworker.generation_data import parameters_text
+from sdworker.pictures import PictureLimits, encode_image, load_mask, load_picture, to_pixels
+from sdworker.request import Contract, Request
+from sdworker.settings import Settings
+from sdworker.timing import Stopwatch
+
+__all__ = ["Worker"]
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Turns jobs into images. Holds no state of any job."""
+
+    def __init__(self, settings: Settings, engine: Engine, *, model_name: str) -> None:
+        self.contract = Contract(settings, engine.networks.default_size)
+        self._engine = engine
+        self._delivery = Delivery(settings)
+        self._limits = PictureLimits.from_settings(settings)
+        self._model_name = model_name
+        self.jobs_at_once = settings.concurrency or max(2, engine.max_rows // 2)
+
+    async def check_bucket(self) -> None:
+        """The bucket, when one is configured, is there.
+
+        Raises:
+            DeliveryError: it does not exist or does not answer.
+        """
+        await self._delivery.check()
+
+    async def warm_up(self) -> None:
+        """Draw one image of the model's own size, so that the first job pays for nothing but itself.
+
+        Raises:
+            EngineError: the model does not draw.
+        """
+        width, height = self.contract.default_size
+        settings = self.contract.parse({"prompt": "warm-up", "seed": 0})
+        await self._engine.draw(
+            Drawing(
+                prompt=settings.prompt,
+                negative_prompt="",
+                width=width,
+                height=height,
+                steps=2,
+                guidance=settings.guidance_scale,
+                sampler=settings.scheduler,
+                seeds=(0,),
+            )
+        )
+
+    async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
+        """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order.
+
+        Args:
+            job: as the platform hands it over: `id`, `input`, sometimes `s3Config`.
+            on_step: told, on the engine's thread, how far the drawing is.
+
+        Raises:
+            InputError, PictureError, EngineError, DeliveryError: with a message for the user.
+        """
+        job_id = str(job["id"])
+        watch = Stopwatch()
+        request = self.contract.parse(job.get("input"))
+        bucket = await self._delivery.bucket_for(job.get("s3Config"))
+        drawing = await self._prepare(request)
+        watch.lap("prepare")
+        images = await self._engine.draw(drawing, on_step)
+        watch.lap("draw")
+        files = await self._encode(request, drawing, images)
+        watch.lap("encode")
+        delivered = await self._delivery.deliver(
+            files, job_id=job_id, format=request.output_format, bucket=bucket
+        )
+        watch.lap("deliver")
+        log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), drawing.width, drawing.height,
+                 drawing.steps, drawing.sampler, watch)  # fmt: skip
+        return [{"image": image, "seed": seed} for image, seed in zip(delivered, drawing.seeds, strict=True)]
+
+    async def _prepare(self, request: Request) -> Drawing:
+        """The request as the engine draws it: pictures fetched and brought to size."""
+        image: np.ndarray | None = None
+        mask: np.ndarray | None = None
+        width, height = request.width, request.height
+        if request.init_image is not None:
+            picture, mask_picture = await asyncio.gather(
+                load_picture(request.init_image, field="init_image", limits=self._limits),
+                self._load_mask(request.mask),
+            )
+            width, height = self.contract.size_for(request, picture.size)
+            image = await asyncio.to_thread(to_pixels, picture, width, height)
+            if mask_picture is not None:
+                mask = await asyncio.to_thread(to_pixels, mask_picture, width, height)
+        if width is None or height is None:
+            raise AssertionError("a request without a picture has its size")
+        return Drawing(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width=width,
+            height=height,
+            steps=request.num_inference_steps,
+            guidance=request.guidance_scale,
+            sampler=request.scheduler,
+            seeds=request.seeds,
+            image=image,
+            mask=mask,
+            strength=request.prompt_strength,
+        )
+
+    async def _load_mask(self, source: str | None) -> Any:
+        return None if source is None else await load_mask(source, field="mask", limits=self._limits)
+
+    async def _encode(self, request: Request, drawing: Drawing, images: list[np.ndarray]) -> list[bytes]:
+        """The images as files, each with its own generation data."""
+        size = drawing.width, drawing.height
+        return await asyncio.gather(
+            *(
+                asyncio.to_thread(
+                    encode_image,
+                    pixels,
+                    format=request.output_format,
+                    quality=request.output_quality,
+                    parameters=parameters_text(request, seed=seed, size=size, model=self._model_name),
+                )
+                for pixels, seed in zip(images, drawing.seeds, strict=True)
+            )
+        )

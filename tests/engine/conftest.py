@@ -1,0 +1,110 @@
+"""A real engine on the embedded model, and diffusers' own pipelines on the same weights."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdworker.engine.engine import Engine
+from sdworker.engine.generation import Drawing
+from sdworker.engine.networks import Networks
+from sdworker.engine.samplers import SAMPLERS
+from sdworker.engine.tables import make_scheduler
+
+CPU = torch.device("cpu")
+
+
+class RecordingNetworks(Networks):
+    """The real networks; remembers the finished latents that each decoded image came from."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.decoded: list[tuple[np.ndarray, torch.Tensor]] = []
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        image = super().decode(latents)
+        self.decoded.append((image, latents.clone()))
+        return image
+
+    def latents_of(self, image: np.ndarray) -> torch.Tensor:
+        """The latents [1, 4, h, w] of an image that `decode` returned."""
+        return next(latents for decoded, latents in self.decoded if decoded is image)
+
+
+class Reference:
+    """diffusers' pipelines, called as a user would: one image, one generator."""
+
+    def __init__(self, model: Path, unet: Any = None) -> None:
+        parts: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+        if unet is not None:
+            parts["unet"] = unet
+        base = diffusers.StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, **parts)
+        self.scheduler_config = base.scheduler.config
+        components = base.components
+        self._text = base
+        self._image = diffusers.StableDiffusionImg2ImgPipeline(**components, requires_safety_checker=False)
+        self._mask = diffusers.StableDiffusionInpaintPipeline(**components, requires_safety_checker=False)
+
+    def latents(self, drawing: Drawing, seed: int) -> torch.Tensor:
+        """The finished latents [1, 4, h, w] of one image of a drawing."""
+        pipeline, arguments = self._call(drawing)
+        pipeline.scheduler = make_scheduler(SAMPLERS[drawing.sampler], self.scheduler_config)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline(
+            prompt=drawing.prompt,
+            negative_prompt=drawing.negative_prompt,
+            num_inference_steps=drawing.steps,
+            guidance_scale=drawing.guidance,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            output_type="latent",
+            **arguments,
+        ).images
+
+    def _call(self, drawing: Drawing) -> tuple[Any, dict[str, Any]]:
+        size = {"width": drawing.width, "height": drawing.height}
+        if drawing.image is None:
+            return self._text, size
+        picture = {"image": Image.fromarray(drawing.image), "strength": drawing.strength}
+        if drawing.mask is None:
+            return self._image, picture
+        return self._mask, {**picture, **size, "mask_image": Image.fromarray(drawing.mask)}
+
+
+@pytest.fixture(scope="session")
+def networks(model: Path) -> RecordingNetworks:
+    loaded = RecordingNetworks.load(model, device=CPU, dtype=torch.float32)
+    assert isinstance(loaded, RecordingNetworks)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def engine(networks: RecordingNetworks) -> Iterator[Engine]:
+    engine = Engine(networks, max_rows=16)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def reference(model: Path) -> Reference:
+    return Reference(model)
+
+
+@pytest.fixture(scope="session")
+def picture() -> np.ndarray:
+    """uint8 [64, 64, 3]: a disc on a gradient."""
+    y, x = np.mgrid[0:64, 0:64]
+    pixels = np.stack([x * 4, y * 4, 255 - x * 2], axis=-1).astype(np.uint8)
+    pixels[(x - 32) ** 2 + (y - 28) ** 2 < 200] = (250, 200, 30)
+    return pixels
+
+
+@pytest.fixture(scope="session")
+def mask() -> np.ndarray:
+    """uint8 [64, 64]: the right half, with a soft edge."""
+    ramp = np.clip((np.arange(64) - 28) * 32, 0, 255).astype(np.uint8)
+    return np.tile(ramp, (64, 1))

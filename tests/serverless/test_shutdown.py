@@ -1,0 +1,49 @@
+"""SIGTERM: nothing new is taken, what was taken is finished, nothing is lost."""
+
+import pytest
+from runpod.serverless.modules import rp_scale
+
+from sdworker.serverless import scaler
+
+from .conftest import running_worker
+
+ORIGINAL = scaler.EventDrivenJobScaler.__base__
+
+SLOW = {"prompt": "x", "width": 64, "height": 64, "num_inference_steps": 120, "guidance_scale": 4}
+
+
+async def test_sigterm_finishes_jobs_in_flight_and_one_that_the_parked_poll_still_brings() -> None:
+    async with running_worker(PROGRESS_INTERVAL_MS="100", CONCURRENCY="4") as worker:
+        platform = worker.platform
+        for i in range(2):
+            platform.submit(f"flying-{i}", **SLOW)
+        await platform.until(lambda: {"flying-0", "flying-1"} <= {job_id for job_id, _ in platform.posts})
+        await platform.until(lambda: platform.parked == 1)
+        worker.terminate()
+        platform.submit("late", **SLOW)
+        assert await worker.exit_code() == 0
+        assert platform.taken == ["flying-0", "flying-1", "late"]
+        assert all("output" in platform.results[job_id] for job_id in platform.taken)
+        assert platform.queue.empty()
+
+
+async def test_sigterm_while_idle_ends_the_process_at_once_and_takes_nothing_more() -> None:
+    async with running_worker() as worker:
+        await worker.platform.until(lambda: worker.platform.parked == 1)
+        worker.terminate()
+        assert await worker.exit_code(timeout_s=10) == 0
+        worker.platform.submit("too late", prompt="x")
+        assert worker.platform.taken == []
+
+
+def test_a_changed_sdk_is_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rp_scale, "JobScaler", ORIGINAL)
+    monkeypatch.setattr(ORIGINAL, "handle_job", lambda self, session, job: None)
+    with pytest.raises(scaler.SdkChanged, match=r"runpod 1\.12\.0"):
+        scaler.install()
+
+
+def test_the_installed_sdk_is_the_one_it_was_written_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rp_scale, "JobScaler", ORIGINAL)
+    scaler.install()
+    assert rp_scale.JobScaler is scaler.EventDrivenJobScaler
