@@ -36,11 +36,11 @@ def handle_errors(app: FastAPI) -> None:
     """Turn every exception into such an answer."""
 
     async def api_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ApiError)  # noqa: S101 - for the type checker
+        assert isinstance(error, ApiError)
         return error_response(error.status, error.message, error.headers)
 
     async def http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+        assert isinstance(error, HTTPException)
         message = {404: "no such route", 405: f"{request.method} is not a method of this route"}
         return error_response(
             error.status_code, message.get(error.status_code, error.detail), dict(error.headers or {})

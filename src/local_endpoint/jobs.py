@@ -32,7 +32,7 @@ _LIVE = frozenset({Status.IN_QUEUE, Status.IN_PROGRESS})
 _RETRYABLE = frozenset({Status.FAILED, Status.TIMED_OUT})
 
 
-class NotAllowed(Exception):  # noqa: N818 - reads as what it says
+class NotAllowed(Exception):
     """The job's state does not allow this; the message says why, in words for the caller."""
 
 

@@ -64,7 +64,7 @@ _INSERT = (
 _COUNTER = {Status.COMPLETED: "completed", Status.FAILED: "failed", Status.TIMED_OUT: "failed"}
 
 
-class UnknownJob(Exception):  # noqa: N818 - reads as what it says
+class UnknownJob(Exception):
     """There is no such job, or its data has expired."""
 
 

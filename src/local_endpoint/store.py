@@ -26,11 +26,11 @@ T = TypeVar("T")
 _GROUP = 500
 
 
-class StoreUnavailable(Exception):  # noqa: N818 - reads as what it says
+class StoreUnavailable(Exception):
     """SQLite could not write; nothing of what was asked has happened."""
 
 
-class FolderInUse(Exception):  # noqa: N818 - reads as what it says
+class FolderInUse(Exception):
     """Another endpoint is running on this folder."""
 
 

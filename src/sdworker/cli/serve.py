@@ -67,9 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
 def print_input_schema() -> None:
     """Print the JSON Schema of a job's input. In a process of its own: it takes the worker's imports."""
     from sdworker.request import Contract
-    from sdworker.startup import find_model
-
     from sdworker.settings import load_settings
+    from sdworker.startup import find_model
 
     settings = load_settings()
     unet = json.loads((find_model(settings) / "unet/config.json").read_text("utf-8"))
