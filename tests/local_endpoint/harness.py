@@ -151,10 +151,12 @@ class Endpoint:
         skipped = {"RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true", "RUNPOD_SKIP_GPU_CHECK": "true"}
         return {**os.environ, **printed, **skipped, "RUNPOD_POD_ID": worker}
 
-    def sdk_worker(self, worker: str = "sdk-1", *options: str, **env: str) -> "subprocess.Popen[bytes]":
+    def sdk_worker(
+        self, worker: str = "sdk-1", *options: str, script: Path = SDK_WORKER, **env: str
+    ) -> "subprocess.Popen[bytes]":
         with (self.folder.parent / f"{worker}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, str(SDK_WORKER), *options],
+                [sys.executable, str(script), *options],
                 env={**self.worker_env(worker), **env},
                 stdout=log,
                 stderr=log,
