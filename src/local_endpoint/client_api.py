@@ -1,6 +1,8 @@
 """The callers' side, under /v2/{endpoint_id}: the platform's job API."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -24,9 +26,13 @@ def client_router(core: Core, gate: Gate) -> APIRouter:
     api = APIRouter()
     config = core.config
 
-    def enter(request: Request, operation: str) -> Any:
-        entered = gate.enter(request.headers.get("authorization"), operation)
-        return _Entered(entered, request.path_params["endpoint_id"], config.endpoint_id)
+    @contextmanager
+    def enter(request: Request, operation: str) -> Iterator[None]:
+        """Key first: who has none learns nothing about ids."""
+        with gate.enter(request.headers.get("authorization"), operation):
+            if request.path_params["endpoint_id"] != config.endpoint_id:
+                raise ApiError(404, "no such endpoint")
+            yield
 
     async def submission(request: Request, *, sync: bool) -> Submission:
         limit_bytes = config.runsync_limit_bytes if sync else config.run_limit_bytes
@@ -106,23 +112,6 @@ def client_router(core: Core, gate: Gate) -> APIRouter:
             return _json({"requests": jobs})
 
     return api
-
-
-class _Entered:
-    """A gate that was entered for this endpoint: who has no key learns nothing about ids."""
-
-    def __init__(self, entered: Any, asked_id: str, endpoint_id: str) -> None:
-        self._entered = entered
-        self._known = asked_id == endpoint_id
-
-    def __enter__(self) -> None:
-        self._entered.__enter__()
-        if not self._known:
-            self._entered.__exit__(None, None, None)
-            raise ApiError(404, "no such endpoint")
-
-    def __exit__(self, *exc: object) -> None:
-        self._entered.__exit__(*exc)
 
 
 def _job_id(request: Request) -> str:

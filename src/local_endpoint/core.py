@@ -313,13 +313,9 @@ class Core:
         if not self.store.reader.has_queued():
             return []
         now_ms, sharers = self.clock.now_ms(), len(self._takers)
-        try:
-            taken = await self.store.write(
-                lambda ledger: ledger.take(worker.id, worker.gpu, most, sharers, now_ms)
-            )
-        except StoreUnavailable:
-            await asyncio.wait({gone}, timeout=1)  # an error would have the SDK ask again at once
-            return []
+        taken = await self.store.write(
+            lambda ledger: ledger.take(worker.id, worker.gpu, most, sharers, now_ms)
+        )
         if gone.done():
             job_ids = [item.job.id for item in taken]
             await self.store.write(lambda ledger: ledger.give_back(job_ids, worker.id))

@@ -9,6 +9,7 @@ therefore answered 200 and `ignored`, and one that cannot be stored as it is fai
 import asyncio
 import hmac
 import json
+import sqlite3
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -20,14 +21,15 @@ from local_endpoint.errors import ApiError
 from local_endpoint.jobs import NotAllowed
 from local_endpoint.limits import bearer_key
 from local_endpoint.render import taken_json
+from local_endpoint.store import StoreUnavailable
 from local_endpoint.waiting import hangup
 
 __all__ = ["worker_environment", "worker_router"]
 
 _MOST_JOBS = 1000
 _NAME_LENGTH = 200
-# An SDK with a wrong key would ask thousands of times a second.
-_WRONG_KEY_PAUSE_S = 1
+# After an error the SDK asks again at once, thousands of times a second.
+_ERROR_PAUSE_S = 1
 
 
 def worker_environment(config: Config, base_url: str, worker_id: str, gpu: str) -> dict[str, str]:
@@ -57,10 +59,10 @@ def worker_router(core: Core) -> APIRouter:
         given = request.headers.get("authorization", "")
         keys = (given.encode(), bearer_key(given))
         if not any(hmac.compare_digest(config.worker_key.encode(), key) for key in keys):
-            await asyncio.sleep(_WRONG_KEY_PAUSE_S)
+            await asyncio.sleep(_ERROR_PAUSE_S)
             raise ApiError(401, "wrong worker key: RUNPOD_AI_API_KEY must be the one this endpoint printed")
         if request.path_params["endpoint_id"] != config.endpoint_id:
-            await asyncio.sleep(_WRONG_KEY_PAUSE_S)
+            await asyncio.sleep(_ERROR_PAUSE_S)
             raise ApiError(404, "no such endpoint")
         gpu = request.query_params.get("gpu")
         return request.path_params["worker_id"][:_NAME_LENGTH], gpu and gpu[:_NAME_LENGTH]
@@ -69,7 +71,11 @@ def worker_router(core: Core) -> APIRouter:
         worker_id, gpu = await enter(request)
         idle = request.query_params.get("job_in_progress") == "0"
         async with hangup(request) as gone:
-            taken = await core.take(worker_id, gpu, most=most, idle=idle, gone=gone)
+            try:
+                taken = await core.take(worker_id, gpu, most=most, idle=idle, gone=gone)
+            except (StoreUnavailable, sqlite3.Error):
+                await asyncio.sleep(_ERROR_PAUSE_S)
+                raise
         return [taken_json(item) for item in taken]
 
     @api.get("/job-take/{worker_id}")

@@ -1,6 +1,8 @@
 """Endpoints for tests: one that serves with SDK workers for many tests, and fresh ones."""
 
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from tests.local_endpoint.harness import Endpoint, ThreadEndpoint
 
 # Tests must not wait for a busy disk; what a commit costs there is the bench's affair.
 MEMORY_DISK = Path("/dev/shm")
+NPM_PACKAGES = {"runpod-sdk": "1.1.2", "axe-core": "4.14.1"}
 MakeEndpoint = Callable[..., Endpoint]
 
 
@@ -68,3 +71,18 @@ def shared(quick_disk: Path) -> Iterator[Endpoint]:
     endpoint = ThreadEndpoint(Path(tempfile.mkdtemp(dir=quick_disk)) / "data").start()
     yield endpoint
     endpoint.close()
+
+
+@pytest.fixture(scope="session")
+def npm_folder() -> Path:
+    """A folder with the npm packages that tests use, kept outside the repository."""
+    if not shutil.which("npm"):
+        pytest.skip("needs Node and npm")
+    folder = Path(os.environ.get("SDWORKER_JS_CACHE", "~/.cache/sdworker-js")).expanduser()
+    if not all((folder / "node_modules" / name).is_dir() for name in NPM_PACKAGES):
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = [f"{name}@{version}" for name, version in NPM_PACKAGES.items()]
+        subprocess.run(
+            ["npm", "install", "--silent", "--prefix", str(folder), *wanted], check=True, timeout=120
+        )
+    return folder

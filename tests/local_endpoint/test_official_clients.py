@@ -16,7 +16,6 @@ import runpod
 
 from tests.local_endpoint.harness import ENDPOINT_ID, KEY, Endpoint
 
-JS_SDK = "runpod-sdk@1.1.2"
 UNKNOWN = "c80ffee4-f315-4e25-a146-0f3d98cf024b"
 
 
@@ -178,23 +177,9 @@ process.stderr.write(JSON.stringify(found));
 """
 
 
-@pytest.fixture(scope="session")
-def js_sdk() -> Path:
-    """A folder with the official JavaScript client, kept outside the repository."""
-    if not shutil.which("npm"):
-        pytest.skip("needs Node and npm")
-    folder = Path(os.environ.get("SDWORKER_JS_CACHE", "~/.cache/sdworker-js")).expanduser()
-    if not (folder / "node_modules/runpod-sdk").is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["npm", "install", "--silent", "--prefix", str(folder), JS_SDK], check=True, timeout=120
-        )
-    return folder
-
-
-def javascript(endpoint: Endpoint, js_sdk: Path, script: str) -> Any:
+def javascript(endpoint: Endpoint, npm_folder: Path, script: str) -> Any:
     """Run a script with the official client and return what it wrote to stderr, as JSON."""
-    path = js_sdk / f"test-{os.getpid()}.mjs"
+    path = npm_folder / f"test-{os.getpid()}.mjs"
     path.write_text(script)
     env = {**os.environ, "KEY": KEY, "BASE": f"{endpoint.base}/v2", "ENDPOINT_ID": ENDPOINT_ID}
     try:
@@ -205,8 +190,8 @@ def javascript(endpoint: Endpoint, js_sdk: Path, script: str) -> Any:
     return json.loads(ran.stderr)
 
 
-def test_javascript(served: Endpoint, js_sdk: Path) -> None:
-    found = javascript(served, js_sdk, JAVASCRIPT)
+def test_javascript(served: Endpoint, npm_folder: Path) -> None:
+    found = javascript(served, npm_folder, JAVASCRIPT)
     assert found["runSync"]["succeeded"]
     assert found["runSync"]["output"][0]["seed"] == 1
     assert found["status"]["status"] in ("IN_QUEUE", "IN_PROGRESS")
@@ -235,14 +220,14 @@ class TestStreaming:
         assert list(job.stream()) == ["a", "b", "c"]
         assert job.output() == ["a", "b", "c"]
 
-    def test_javascript(self, streaming: Endpoint, js_sdk: Path) -> None:
+    def test_javascript(self, streaming: Endpoint, npm_folder: Path) -> None:
         script = JAVASCRIPT.split("const found")[0] + (
             'const { id } = await endpoint.run({ input: { prompt: "abc" } });\n'
             "const found = [];\n"
             "for await (const part of endpoint.stream(id)) found.push(part.output);\n"
             "process.stderr.write(JSON.stringify(found));\n"
         )
-        assert javascript(streaming, js_sdk, script) == ["a", "b", "c"]
+        assert javascript(streaming, npm_folder, script) == ["a", "b", "c"]
 
 
 class TestSdkWorker:

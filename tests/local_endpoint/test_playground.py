@@ -245,6 +245,25 @@ class TestLooks:
         picture_of(page, f"{device}-{scheme}")
         context.close()
 
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("path", ["/", "/docs"])
+    def test_axe_finds_nothing(
+        self, browser: Any, drawing: Endpoint, npm_folder: Path, path: str, scheme: str
+    ) -> None:
+        context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+        page = context.new_page()
+        page.goto(drawing.base + path)
+        if path == "/":
+            page.get_by_label("API key").fill(KEY)
+            generate(page, "draw a dog", num_outputs="2")
+            page.locator("#gallery li").nth(1).wait_for()
+        else:
+            page.locator("article").nth(9).wait_for()
+        page.evaluate((npm_folder / "node_modules/axe-core/axe.min.js").read_text())
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+        context.close()
+
     def test_the_api_document_is_a_page_of_its_own(self, browser: Any, drawing: Endpoint) -> None:
         page = browser.new_page()
         page.goto(f"{drawing.base}/docs")
