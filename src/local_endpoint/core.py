@@ -218,7 +218,7 @@ class Core:
         """The jobs that this worker is to stop; waits for the first."""
         worker = self.workers.seen(worker_id, gpu)
         with self.workers.asking(worker, gone):
-            if not worker.stops and not self._closed:
+            if not worker.stops and not worker.retired and not self._closed:
                 asked = asyncio.create_task(worker.stop_asked.wait())
                 either: set[asyncio.Future[Any]] = {asked, gone}
                 await asyncio.wait(either, timeout=self.config.poll_s, return_when=asyncio.FIRST_COMPLETED)
@@ -263,13 +263,16 @@ class Core:
 
     async def exited(self, worker_id: str) -> None:
         """This worker's process is known to have ended: its jobs need not wait for a timeout."""
+        self.workers.forget(worker_id)
         await self._lose(worker_id, [job.id for job in self.store.reader.held(worker_id)])
 
     def retire(self, worker_id: str) -> None:
         """This worker asked to be replaced: it gets no more jobs."""
         worker = self.workers.seen(worker_id, None)
         worker.retired = True
+        # It ends when its open requests have: let them go.
         self._takers.wake(len(self._takers))
+        worker.stop_asked.set()
         self.on_retire(worker_id)
 
     # What time does.

@@ -105,6 +105,10 @@ class Workers:
         worker.stop_asked.clear()
         return stops
 
+    def forget(self, worker_id: str) -> None:
+        """This worker is gone; the next one of its id is a new one."""
+        self._workers.pop(worker_id, None)
+
     def forgive(self, stalled_ms: int) -> None:
         """Do not count a time in which nobody could be heard."""
         for worker in self:

@@ -173,6 +173,8 @@ class TestServe:
             "serve",
             *("--handler", str(SDK_WORKER), "--workers", "2"),
             *("--port", str(port), "--data", str(tmp_path / "data"), "--key", KEY),
+            # Else it would be learnt from the worker's code, with seconds of imports.
+            *("--input-schema", str(SDK_WORKER.with_name("input_schema.json"))),
         )
         env = {**os.environ, "TEST_FOLDER": str(tmp_path)}
         with (tmp_path / "log").open("w") as log:
@@ -198,7 +200,7 @@ class TestServe:
         assert '"status":"COMPLETED"' in ran.stdout
 
         # A worker that is killed is started again, and its job is not lost.
-        job_id = http.post(f"{url}/run", json={"input": {"sleep_s": 3}}).json()["id"]
+        job_id = http.post(f"{url}/run", json={"input": {"sleep_s": 1.5}}).json()["id"]
         held = eventually(lambda: http.get(f"{url}/status/{job_id}").json().get("workerId"))
         for process_folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -208,10 +210,20 @@ class TestServe:
             if f"RUNPOD_POD_ID={held}".encode() in environ and str(folder).encode() in environ:
                 os.kill(int(process_folder.name), signal.SIGKILL)
 
+        def ready() -> int:
+            return int(http.get(f"{url}/health").json()["workers"]["ready"])
+
         def status() -> dict[str, object]:
             return dict(http.get(f"{url}/status/{job_id}").json())
 
         eventually(lambda: status()["status"] == "COMPLETED")
+
+        # One that asks to be replaced is.
+        eventually(lambda: ready() == 2)
+        worn = http.post(f"{url}/runsync", json={"input": {"refresh": True}}).json()
+        assert (worn["status"], worn["error"]) == ("FAILED", "worn out")
+        assert ready() == 1
+        eventually(lambda: ready() == 2)
 
         # Ctrl-C: what is in progress is finished, and nobody is left.
         last = http.post(f"{url}/run", json={"input": {"sleep_s": 1}}).json()["id"]
@@ -232,6 +244,20 @@ class TestServe:
         assert ran.returncode == 1
         assert "worker local-1 ended with exit code 7" in ran.stderr
         assert "Traceback" not in ran.stderr
+
+    def test_a_ctrl_c_while_it_starts_stops_it_too(self, tmp_path: Path) -> None:
+        handler = tmp_path / "handler.py"
+        handler.write_text("import time; time.sleep(60)")
+        data = tmp_path / "data"
+        line = command("serve", "--handler", str(handler), "--port", "0", "--data", str(data))
+        env = {**os.environ, "TEST_FOLDER": str(tmp_path)}
+        process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=env)
+        eventually(lambda: len(processes_of(tmp_path)) >= 2)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+        assert process.returncode == 0, stderr
+        assert "Traceback" not in stderr
+        eventually(lambda: not processes_of(tmp_path))
 
     def test_help_tells_every_option_with_its_default(self) -> None:
         parser = argparse.ArgumentParser()

@@ -92,29 +92,30 @@ async def _serve(arguments: argparse.Namespace) -> None:
     fleet = _Fleet(server.core, arguments.handler, host_url(listener), quote(arguments.gpu))
     server.core.on_retire = fleet.replace
     learning = asyncio.create_task(_learn_schema(server.core))
+    ready = asyncio.create_task(fleet.start(arguments.workers))
     try:
         print(f"starting {arguments.workers} worker(s) …", file=sys.stderr)
-        ready = asyncio.create_task(fleet.start(arguments.workers))
-        await _first(ready, stop)
-        if not stop.is_set():
+        await _first(stop, ready, serving)
+        if ready.done():
             await ready
-            await asyncio.wait({learning}, timeout=_SCHEMA_TIMEOUT_S)
+            await _first(stop, learning, timeout_s=_SCHEMA_TIMEOUT_S)
             print(_greeting(config, base_url, quote(arguments.gpu)), flush=True)
-            await _first(serving, stop)
+            await _first(stop, serving)
     finally:
         if stop.is_set():
             print("finishing the jobs in progress; Ctrl-C again to stop at once …", file=sys.stderr)
         stop.clear()
-        learning.cancel()
+        for task in (ready, learning):
+            task.cancel()
         await fleet.stop(stop)
         server.stop()
         await serving
 
 
-async def _first(task: asyncio.Task[Any], event: asyncio.Event) -> None:
-    """Wait for either."""
+async def _first(event: asyncio.Event, *tasks: asyncio.Task[Any], timeout_s: float | None = None) -> None:
+    """Wait for any of these."""
     waiting = asyncio.create_task(event.wait())
-    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({waiting, *tasks}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
 
 
@@ -159,23 +160,25 @@ class _Fleet:
 
     def __init__(self, core: Core, handler: Path, base_url: str, gpu: str) -> None:
         self._core = core
-        self._handler = handler
+        self._handler = handler.resolve()
         self._base_url = base_url
         self._gpu = gpu
         self._processes: dict[str, Process] = {}
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self, count: int) -> None:
-        """Start so many and wait until all of them ask for jobs. Raises `_WorkerError` when one ends."""
+        """Start so many and wait until all of them ask for jobs. Raises `_WorkerError` if they never do."""
         names = [f"local-{n}" for n in range(1, count + 1)]
         for name in names:
             await self._start(name)
-        async with asyncio.timeout(_READY_TIMEOUT_S):
-            while not {worker.id for worker in self._core.workers if worker.asks} >= set(names):
-                for name, process in self._processes.items():
-                    if process.returncode is not None:
-                        raise _WorkerError(f"worker {name} ended with exit code {process.returncode}")
-                await asyncio.sleep(0.1)
+        end_s = asyncio.get_running_loop().time() + _READY_TIMEOUT_S
+        while not {worker.id for worker in self._core.workers if worker.asks} >= set(names):
+            for name, process in self._processes.items():
+                if process.returncode is not None:
+                    raise _WorkerError(f"worker {name} ended with exit code {process.returncode}")
+            if asyncio.get_running_loop().time() > end_s:
+                raise _WorkerError(f"the workers were not ready within {_READY_TIMEOUT_S} s")
+            await asyncio.sleep(0.1)
         self._keepers = [asyncio.create_task(self._keep(name)) for name in names]
 
     def replace(self, name: str) -> None:
@@ -190,15 +193,17 @@ class _Fleet:
         self._core.close_queue()
         for process in self._processes.values():
             _signal(process, signal.SIGTERM)
-        ended = asyncio.gather(*(process.wait() for process in self._processes.values()))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_TIMEOUT_S):
-                await _first(asyncio.ensure_future(_wait(ended)), hurry)
+        ended = asyncio.create_task(self._all_ended())
+        await _first(hurry, ended, timeout_s=_DRAIN_TIMEOUT_S)
         for process in self._processes.values():
             # The group too: the SDK's ping process would outlive a worker that is killed.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         await ended
+
+    async def _all_ended(self) -> None:
+        for process in self._processes.values():
+            await process.wait()
 
     async def _start(self, name: str) -> None:
         environment = {
@@ -212,7 +217,7 @@ class _Fleet:
             sys.executable,
             str(self._handler),
             env=environment,
-            cwd=self._handler.resolve().parent,
+            cwd=self._handler.parent,
             stdout=sys.stderr,
             start_new_session=True,  # the terminal's Ctrl-C is for us alone
             preexec_fn=_end_with_parent,
@@ -228,10 +233,6 @@ class _Fleet:
             await self._core.exited(name)
             await asyncio.sleep(_RESTART_PAUSE_S)
             await self._start(name)
-
-
-async def _wait(future: asyncio.Future[Any]) -> None:
-    await asyncio.shield(future)
 
 
 def _signal(process: Process, number: int) -> None:
