@@ -37,8 +37,11 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
+def _format_name(value: object) -> object:
+    """Case does not matter, and a JPEG goes by the name of its files too."""
+    if not isinstance(value, str):
+        return value
+    return {"jpg": "jpeg"}.get(value.lower(), value.lower())
 
 
 def _aliases(*names: str) -> dict[str, Any]:
@@ -111,7 +114,7 @@ class Request(BaseModel):
         json_schema_extra=_aliases("sampler", "sampler_name"),
     )
     seed: _Seed | None = Field(None, description="Seed of the first image; null and -1 mean random.")
-    output_format: Annotated[OutputFormat, BeforeValidator(_lower)] = Field(
+    output_format: Annotated[OutputFormat, BeforeValidator(_format_name)] = Field(
         "png", description="Format of the images."
     )
     output_quality: _Int = Field(95, ge=1, le=100, description="Quality of jpeg and webp.")

@@ -100,7 +100,7 @@ class TestLimits:
                 ["", "none", 5, {}, ["DDIM"]],
             ),
             ("seed", [0, 7.0, LARGEST - 1], [-2, LARGEST, LARGEST + 1, 1.5, True, "42", 1e300, -math.inf]),
-            ("output_format", ["png", "jpeg", "webp", "PNG"], ["jpg", "gif", "", 1, True]),
+            ("output_format", ["png", "jpeg", "webp", "PNG", "jpg"], ["gif", "", 1, True]),
             ("output_quality", [1, 100, 50.0], [0, 101, 9.5, "90", True]),
             ("nsfw", [True, False], [0, 1, "true", "yes", []]),
             ("lora", [""], ["a/b", " ", 5, True]),
