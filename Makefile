@@ -26,6 +26,9 @@ lint: $(VENV)/.dev  ## lint, format and type checks
 bench: $(VENV)/.dev  ## measure; every bench prints a table and writes JSON to bench/results/
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
+image:  ## build the image, with the model that MODEL_ID names in IMAGE_ARGS="--build-arg MODEL_ID=…"
+	docker build --platform linux/amd64 -t sdworker $(IMAGE_ARGS) .
+
 reference: $(VENV)/.dev  ## rewrite the tables in README.md and docs/ that are generated from the code
 	$(BIN)/python -m builder.reference
 
