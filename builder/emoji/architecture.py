@@ -88,30 +88,38 @@ def new_scheduler() -> PNDMScheduler:
     return scheduler
 
 
-def save(
-    folder: Path,
+def pipeline(
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
     unet: UNet2DConditionModel,
     autoencoder: AutoencoderKL,
-) -> None:
-    """Write the model as a diffusers folder, fp16 safetensors; the networks given are left in fp16."""
-    pipeline = StableDiffusionPipeline(
-        vae=autoencoder.half(),
-        text_encoder=text_encoder.half(),
+) -> StableDiffusionPipeline:
+    """The four parts as one that draws."""
+    whole = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=unet.half(),
+        unet=unet,
         scheduler=new_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    emoji_tokenizer.save(tokenizer, folder / "tokenizer")
+    whole.set_progress_bar_config(disable=True)
+    return whole
+
+
+def save(folder: Path, whole: StableDiffusionPipeline) -> None:
+    """Write it as a diffusers folder, fp16 safetensors. The networks given are left in fp16."""
+    whole.scheduler = new_scheduler()  # drawing changes it
+    whole.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    emoji_tokenizer.save(whole.tokenizer, folder / "tokenizer")
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)
 
 
 def load(folder: Path, device: str | torch.device = "cpu") -> StableDiffusionPipeline:
     """The saved model in fp32, ready to draw."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    whole = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    whole.set_progress_bar_config(disable=True)
+    return whole.to(device)

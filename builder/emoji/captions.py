@@ -8,23 +8,34 @@ learns which words decide and which do not. Case needs no care: CLIP's tokenizer
 import random
 from collections.abc import Sequence
 
-PRAISE = """cute adorable lovely funny little tiny small big beautiful pretty nice simple detailed colorful
-bright shiny glossy soft fluffy cuddly friendly happy realistic stylized modern minimal vibrant charming
-elegant fancy classic majestic amazing stunning cool sweet dreamy magical playful""".split()
+# fmt: off
+PRAISE = [
+    "cute", "adorable", "lovely", "funny", "little", "tiny", "small", "big", "beautiful", "pretty",
+    "nice", "simple", "detailed", "colorful", "bright", "shiny", "glossy", "soft", "fluffy", "cuddly",
+    "friendly", "happy", "realistic", "stylized", "modern", "minimal", "vibrant", "charming", "elegant",
+    "fancy", "classic", "majestic", "amazing", "stunning", "cool", "sweet", "dreamy", "magical",
+    "playful",
+]
 
-KINDS = """emoji picture photo image icon drawing illustration painting render sticker portrait sketch
-photograph rendering cartoon logo symbol model""".split()
+KINDS = [
+    "emoji", "picture", "photo", "image", "icon", "drawing", "illustration", "painting", "render",
+    "sticker", "portrait", "sketch", "photograph", "rendering", "cartoon", "logo", "symbol", "model",
+]
 
-STYLES = """in the style of a Pixar animation|in the style of Van Gogh|in the style of Studio Ghibli
-in 3d style|in cartoon style|3d render|digital art|concept art|highly detailed|high quality|best quality|4k
-8k|hd|masterpiece|trending on artstation|octane render|unreal engine|cinematic lighting|soft lighting
-studio lighting|studio photo|product photo|oil painting|watercolor painting|pencil drawing|pixel art
-vector art|clip art|anime style|fluent design|by a famous artist|sharp focus|intricate details|award winning
-on a sunny day|at night|in the forest|on the beach|in a city|close up|full body|front view|centered
-isolated|simple background|plain background|artwork|wallpaper|volumetric light|depth of field|photorealistic
-hyperrealistic|intricate|elegant|warm colors|pastel colors|vivid colors|ultra hd|dslr photo|35mm photo""".replace(
-    "\n", "|"
-).split("|")
+STYLES = [
+    "in the style of a Pixar animation", "in the style of Van Gogh", "in the style of Studio Ghibli",
+    "in 3d style", "in cartoon style", "3d render", "digital art", "concept art", "highly detailed",
+    "high quality", "best quality", "4k", "8k", "hd", "masterpiece", "trending on artstation",
+    "octane render", "unreal engine", "cinematic lighting", "soft lighting", "studio lighting",
+    "studio photo", "product photo", "oil painting", "watercolor painting", "pencil drawing", "pixel art",
+    "vector art", "clip art", "anime style", "fluent design", "by a famous artist", "sharp focus",
+    "intricate details", "award winning", "on a sunny day", "at night", "in the forest", "on the beach",
+    "in a city", "close up", "full body", "front view", "centered", "isolated", "simple background",
+    "plain background", "artwork", "wallpaper", "volumetric light", "depth of field", "photorealistic",
+    "hyperrealistic", "intricate", "elegant", "warm colors", "pastel colors", "vivid colors", "ultra hd",
+    "dslr photo", "35mm photo",
+]
+# fmt: on
 
 BACKGROUNDS = [
     "{name} on a {colour} background",

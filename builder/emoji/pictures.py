@@ -60,7 +60,9 @@ def prepare(path: Path, downloads: Path) -> None:
     Raises RuntimeError when npm is missing or fails, with npm's own words.
     """
     entries = json.loads(_read_member(_fetch(NAME_PACKAGE, downloads), "package/en/data.json"))
-    by_code = {_code(entry["hexcode"]): entry for entry in entries if entry.get("group") not in LEFT_OUT_GROUPS}
+    by_code = {
+        _code(entry["hexcode"]): entry for entry in entries if entry.get("group") not in LEFT_OUT_GROUPS
+    }
 
     pictures: dict[str, np.ndarray] = {}
     with tarfile.open(_fetch(PICTURE_PACKAGE, downloads)) as archive:
@@ -128,7 +130,7 @@ def _fetch(package: str, downloads: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise RuntimeError(f"npm is needed to fetch {package}; or put its archive at {archive}")
-    done = subprocess.run([npm, "pack", package], cwd=downloads, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run([npm, "pack", package], cwd=downloads, capture_output=True, text=True, check=False)
     if done.returncode or not archive.exists():
         raise RuntimeError(f"npm pack {package} failed: {done.stderr.strip()}")
     return archive

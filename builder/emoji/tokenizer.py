@@ -25,14 +25,20 @@ def train(names: Sequence[str], tags: Sequence[Sequence[str]], merges: int = MER
     """Learn `merges` merges. Words of names and of captions' frames weigh most and become tokens first."""
     rules = _learn_merges(_count_words(names, tags), merges)
     letters = _byte_letters()
-    tokens = [*letters, *(letter + _WORD_END for letter in letters), *("".join(rule) for rule in rules), START, END]
+    tokens = [
+        *letters,
+        *(letter + _WORD_END for letter in letters),
+        *("".join(rule) for rule in rules),
+        START,
+        END,
+    ]
     return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(tokens)}, merges=rules, model_max_length=POSITIONS
     )
 
 
 def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write it as transformers does, and as the `vocab.json` and `merges.txt` that CLIP's readers look for."""
+    """Write it as transformers does, and as the `vocab.json` and `merges.txt` that older readers look for."""
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
@@ -68,6 +74,10 @@ def _learn_merges(counts: Counter[str], merges: int) -> list[tuple[str, str]]:
 
 def _byte_letters() -> list[str]:
     """The 256 letters that stand for bytes, in CLIP's order (GPT-2's `bytes_to_unicode`)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]
