@@ -8,6 +8,7 @@
 | picture | 512 px, latents 64 x 64 x 4 | 128 px, latents 16 x 16 x 4 |
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -114,6 +115,9 @@ def save(folder: Path, whole: StableDiffusionPipeline) -> None:
     whole.scheduler = new_scheduler()  # drawing changes it
     whole.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
     emoji_tokenizer.save(whole.tokenizer, folder / "tokenizer")
+    # transformers would load the text encoder in fp16, as it is stored, and diffusers all else in fp32.
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)
 

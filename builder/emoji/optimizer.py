@@ -7,7 +7,7 @@ torch.optim.Muon takes two-dimensional parameters only, hence this one.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -61,7 +61,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for shape, alike in by_shape.items():
             updates = []
             for parameter in alike:
-                gradient = parameter.grad
+                gradient = cast(torch.Tensor, parameter.grad)
                 momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                 momentum.lerp_(gradient, 1 - group["momentum"])
                 updates.append(torch.lerp(gradient, momentum, group["momentum"]).reshape(shape[0], -1))
@@ -87,7 +87,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def split_parameters(modules: Iterable[nn.Module]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Matrices inside the networks, and all others: biases, norms, embeddings, first and last layers."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
             outer = any(part in name for part in ("conv_in", "conv_out", "embedding", "quant_conv"))

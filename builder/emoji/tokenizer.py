@@ -5,11 +5,11 @@ prompt can be written with it, and a word of the captions is usually one token.
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from builder.emoji.captions import BACKGROUNDS, KINDS, PRAISE, STYLES
@@ -59,17 +59,40 @@ def _count_words(names: Sequence[str], tags: Sequence[Sequence[str]]) -> Counter
 
 
 def _learn_merges(counts: Counter[str], merges: int) -> list[tuple[str, str]]:
-    """The `merges` most frequent pairs, found by the tokenizers library."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix=_WORD_END))
-    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    letters = _byte_letters()
-    trainer = trainers.BpeTrainer(
-        vocab_size=10_000_000, end_of_word_suffix=_WORD_END, initial_alphabet=letters, show_progress=False
-    )
-    # The library counts words itself, so each is given as often as it weighs.
-    bpe.train_from_iterator((word for word, count in sorted(counts.items()) for _ in range(count)), trainer)
-    rules = json.loads(bpe.to_str())["model"]["merges"]
-    return [(left, right) for left, right in rules[:merges]]
+    """The most frequent pair of neighbours, joined, and again; the alphabet decides between equals."""
+    words = [([*word[:-1], word[-1] + _WORD_END], count) for word, count in sorted(counts.items())]
+    frequency: Counter[tuple[str, str]] = Counter()
+    found_in: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for number, (pieces, count) in enumerate(words):
+        for pair in pairwise(pieces):
+            frequency[pair] += count
+            found_in[pair].add(number)
+
+    rules: list[tuple[str, str]] = []
+    while len(rules) < merges and frequency:
+        best = max(frequency, key=lambda pair: (frequency[pair], pair))
+        rules.append(best)
+        for number in found_in.pop(best):
+            pieces, count = words[number]
+            joined = _join(pieces, best)
+            for pair in pairwise(pieces):
+                frequency[pair] -= count
+            for pair in pairwise(joined):
+                frequency[pair] += count
+                found_in[pair].add(number)
+            words[number] = (joined, count)
+        frequency = +frequency
+    return rules
+
+
+def _join(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for piece in pieces:
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
 
 
 def _byte_letters() -> list[str]:
