@@ -184,9 +184,8 @@ def _draw_lessons(lessons: Lessons, plan: DiffusionPlan, step: int) -> tuple[tor
     emojis, backgrounds, several = lessons.tokens.shape[:3]
     choice = np.random.default_rng((plan.seed, step))
     turns = np.arange(step * plan.batch, (step + 1) * plan.batch)
-    orders = {
-        turn: np.random.default_rng((plan.seed, 1, turn)).permutation(emojis) for turn in set(turns // emojis)
-    }
+    rounds = set((turns // emojis).tolist())
+    orders = {turn: np.random.default_rng((plan.seed, 1, turn)).permutation(emojis) for turn in rounds}
     chosen = np.array([orders[turn // emojis][turn % emojis] for turn in turns])
     background = choice.integers(1, max(2, backgrounds), size=plan.batch)
     background[(choice.random(plan.batch) < plan.white_share) | (backgrounds == 1)] = 0
