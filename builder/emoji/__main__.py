@@ -7,7 +7,7 @@ model, measure it. Interrupt at any time and run the same command again.
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +35,12 @@ class Preset:
 
 
 PRESETS = {
-    "cpu": Preset(30, 60, AutoencoderPlan(batch=8, rate=2.5e-3), DiffusionPlan(batch=48), 0.995, 0.998),
+    "cpu": Preset(30, 60, AutoencoderPlan(batch=8, rate=2.5e-3), DiffusionPlan(batch=32), 0.995, 0.998),
     "cuda": Preset(
         5,
         13,
         AutoencoderPlan(batch=64, rate=2.5e-3),
-        DiffusionPlan(batch=512, rate=2e-3, colours=9, captions=32),
+        DiffusionPlan(batch=512, colours=9, captions=32),
         0.998,
         0.9995,
     ),
@@ -57,35 +57,35 @@ def main() -> None:
     stop_at = time.monotonic() + 60 * given.pause_minutes if given.pause_minutes else None
     torch.manual_seed(given.seed)
 
-    data = given.data or given.work / "data.npz"
-    if not data.exists():
-        pictures.prepare(data, given.work / "npm")
-    emojis = pictures.load(data)
-    if given.limit:
-        emojis = emojis.first(given.limit)
+    emojis = _load_data(given.data or given.work / "data.npz", given.work / "npm", given.limit)
+    if given.only_data:
+        return
     networks = _start(given.init, emojis, device)
 
-    trainer = Trainer(
-        "autoencoder",
-        given.work,
-        _budget(given.autoencoder_steps, given.autoencoder_minutes, preset.autoencoder_minutes),
-        device,
-        preset.autoencoder_ema,
-        stop_at=stop_at,
-    )
-    if not _make_autoencoder(networks.vae, emojis, trainer, preset.autoencoder, keep=given.keep_autoencoder):
+    def trainer(name: str, budget: Budget, ema: float) -> Trainer:
+        return Trainer(name, given.work, budget, device, ema, stop_at=stop_at)
+
+    budget = _budget(given.autoencoder_steps, given.autoencoder_minutes, preset.autoencoder_minutes)
+    plan = replace(preset.autoencoder, rate=preset.autoencoder.rate * given.rate_factor)
+    learning = trainer("autoencoder", budget, preset.autoencoder_ema)
+    if not given.keep_autoencoder and not _make_autoencoder(networks.vae, emojis, learning, plan):
+        print("paused in the autoencoder's training: run the same command again")
         return
 
-    trainer = Trainer(
-        "diffusion",
-        given.work,
-        _budget(given.diffusion_steps, given.diffusion_minutes, preset.diffusion_minutes),
-        device,
-        preset.diffusion_ema,
-        stop_at=stop_at,
+    budget = _budget(given.diffusion_steps, given.diffusion_minutes, preset.diffusion_minutes)
+    learning = trainer("diffusion", budget, preset.diffusion_ema)
+    done = _train_diffusion(
+        networks, emojis, learning, replace(preset.diffusion, rate=preset.diffusion.rate * given.rate_factor)
     )
-    _train_diffusion(networks, emojis, trainer, preset.diffusion)
-    _finish(networks, emojis, given.out, given.prompts)
+    if done and given.polish_minutes:
+        learning = trainer("polish", Budget(minutes=given.polish_minutes), preset.autoencoder_ema)
+        plan = replace(plan, rate=plan.rate / 2, crop_share=0.0)
+        done = autoencoder.train(networks.vae, emojis, learning, plan, decoder_only=True)
+
+    architecture.save(given.out, networks)
+    print(f"saved {given.out}: " + ("done" if done else "paused, run the same command again"))
+    if done and given.prompts:
+        _measure(emojis, given.out, device, given.prompts)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -112,12 +112,23 @@ def _parse_arguments() -> argparse.Namespace:
             f"--{name}-minutes", type=float, help="minutes of this training, all runs together"
         )
         parser.add_argument(f"--{name}-steps", type=int, help="steps of this training, all runs together")
+    parser.add_argument("--polish-minutes", type=float, help="then train the decoder alone, so long")
+    parser.add_argument("--rate-factor", type=float, default=1.0, help="of the usual learning rates")
+    parser.add_argument("--only-data", action="store_true", help="fetch and prepare the data, no more")
     parser.add_argument("--pause-minutes", type=float, help="end this run then, with a checkpoint")
     parser.add_argument("--limit", type=int, help="only the first so many emoji: for a trial")
     parser.add_argument(
         "--prompts", type=int, default=evaluate.PROMPTS, help="how many to measure with; 0: none"
     )
     return parser.parse_args()
+
+
+def _load_data(path: Path, downloads: Path, limit: int | None) -> Emojis:
+    """Every emoji, or the first `limit`; fetched and prepared if that was not done yet."""
+    if not path.exists():
+        pictures.prepare(path, downloads)
+    emojis = pictures.load(path)
+    return emojis.first(limit) if limit else emojis
 
 
 def _budget(steps: int | None, minutes: float | None, usual_minutes: float) -> Budget:
@@ -134,13 +145,9 @@ def _start(init: Path | None, emojis: Emojis, device: torch.device) -> StableDif
     ).to(device)
 
 
-def _make_autoencoder(
-    vae: AutoencoderKL, emojis: Emojis, trainer: Trainer, plan: AutoencoderPlan, *, keep: bool
-) -> bool:
+def _make_autoencoder(vae: AutoencoderKL, emojis: Emojis, trainer: Trainer, plan: AutoencoderPlan) -> bool:
     """Leave the trained, normalised autoencoder in `vae`. Returns False when time ran out first."""
     finished = trainer.folder / "autoencoder"
-    if keep:
-        return True
     if not finished.exists():
         if not autoencoder.train(vae, emojis, trainer, plan):
             return False
@@ -159,21 +166,18 @@ def _on_two_colours(emojis: Emojis) -> np.ndarray:
 
 def _train_diffusion(
     networks: StableDiffusionPipeline, emojis: Emojis, trainer: Trainer, plan: DiffusionPlan
-) -> None:
+) -> bool:
+    """Train UNet and text encoder in `networks`. Returns False when time ran out first."""
     path = trainer.folder / "lessons.pt"
     if not path.exists():
-        diffusion.save_lessons(diffusion.make_lessons(networks.vae, networks.tokenizer, emojis, plan), path)
-    diffusion.train(
-        networks.unet, networks.text_encoder, diffusion.load_lessons(path), trainer, plan, networks
-    )
+        lessons = diffusion.make_lessons(networks.vae, networks.tokenizer, emojis, plan)
+        diffusion.save_lessons(lessons, path)
+    lessons = diffusion.load_lessons(path)
+    return diffusion.train(networks.unet, networks.text_encoder, lessons, trainer, plan, networks)
 
 
-def _finish(networks: StableDiffusionPipeline, emojis: Emojis, out: Path, prompts: int) -> None:
-    """Save the model, read it back as everyone will, and measure that."""
-    device = networks.device
-    architecture.save(out, networks)
-    if not prompts:
-        return
+def _measure(emojis: Emojis, out: Path, device: torch.device, prompts: int) -> None:
+    """Read the model back as everyone will, and measure that."""
     saved = architecture.load(out, device)
     figures = evaluate.evaluate(saved, emojis, prompts)
     (out / "figures.json").write_text(

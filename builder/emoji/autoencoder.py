@@ -30,11 +30,21 @@ class AutoencoderPlan:
     seed: int = 0
 
 
-def train(autoencoder: AutoencoderKL, emojis: Emojis, trainer: Trainer, plan: AutoencoderPlan) -> bool:
+def train(
+    autoencoder: AutoencoderKL,
+    emojis: Emojis,
+    trainer: Trainer,
+    plan: AutoencoderPlan,
+    *,
+    decoder_only: bool = False,
+) -> bool:
     """Train in place until the budget is spent; leaves the averaged weights, not yet folded.
 
+    With `decoder_only` latents stay what they are, so a UNet that knows them can be kept.
     Returns whether the whole budget was spent.
     """
+    for part in (autoencoder.encoder, autoencoder.quant_conv):
+        part.requires_grad_(not decoder_only)
     optimizer = MuonAdamW([autoencoder], plan.rate)
     stock = torch.from_numpy(emojis.pictures).to(trainer.device)
     samples = emojis.pictures[:: max(1, len(emojis) // 32)][:32]

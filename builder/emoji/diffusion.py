@@ -61,8 +61,8 @@ SAMPLE_PROMPTS = [
 class DiffusionPlan:
     """What can be set."""
 
-    batch: int = 48
-    rate: float = 2e-3
+    batch: int = 32
+    rate: float = 2.5e-3
     colours: int = 3
     captions: int = 24
     white_share: float = 0.6
@@ -186,7 +186,7 @@ def _draw_lessons(lessons: Lessons, plan: DiffusionPlan, step: int) -> tuple[tor
     turns = np.arange(step * plan.batch, (step + 1) * plan.batch)
     rounds = set((turns // emojis).tolist())
     orders = {turn: np.random.default_rng((plan.seed, 1, turn)).permutation(emojis) for turn in rounds}
-    chosen = np.array([orders[turn // emojis][turn % emojis] for turn in turns])
+    chosen = np.array([orders[turn // emojis][turn % emojis] for turn in turns.tolist()])
     background = choice.integers(1, max(2, backgrounds), size=plan.batch)
     background[(choice.random(plan.batch) < plan.white_share) | (backgrounds == 1)] = 0
     caption = choice.integers(several, size=plan.batch)

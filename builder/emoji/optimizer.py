@@ -15,6 +15,9 @@ from torch import nn
 # Newton-Schulz coefficients of the reference implementation: steep at zero, singular values end near 1.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
+# Their rows or columns are pixels, latents or words, not features of which any mixture is as good.
+OUTER_LAYERS = ("conv_in", "conv_out", "quant_conv", "token_embedding", "position_embedding")
+
 
 class MuonAdamW(torch.optim.Optimizer):
     """`rate` is AdamW's learning rate; matrices move by `muon_factor` times it, at the scale of AdamW's."""
@@ -91,7 +94,7 @@ def split_parameters(modules: Iterable[nn.Module]) -> tuple[list[nn.Parameter], 
     others: list[nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
-            outer = any(part in name for part in ("conv_in", "conv_out", "embedding", "quant_conv"))
+            outer = any(part in name for part in OUTER_LAYERS)
             (others if parameter.ndim < 2 or outer else matrices).append(parameter)
     return matrices, others
 

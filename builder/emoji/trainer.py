@@ -32,7 +32,7 @@ class Trainer:
     device: torch.device
     ema: float = 0.999
     checkpoint_seconds: float = 120.0
-    sample_seconds: float = 300.0
+    sample_seconds: float = 600.0
     stop_at: float | None = None
     """`time.monotonic()` at which to pause, for a machine that is lent by the quarter of an hour."""
 
