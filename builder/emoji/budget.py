@@ -4,8 +4,6 @@ import math
 import time
 from dataclasses import dataclass, field
 
-REPORT_SECONDS = 15.0
-
 
 @dataclass
 class Budget:
@@ -38,6 +36,10 @@ class Budget:
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
         return peak * min(1.0, (self.done_steps + 1) / warmup_steps) * max(0.01, cosine)
 
+    def start(self) -> None:
+        """Count the seconds from now on: what was done before the first step is not training."""
+        self._started = time.monotonic()
+
     def state(self) -> dict[str, float]:
         """For a checkpoint."""
         return {"done_steps": self.done_steps, "done_seconds": self.seconds}
@@ -45,4 +47,4 @@ class Budget:
     def restore(self, state: dict[str, float]) -> None:
         """Go on from a checkpoint's state."""
         self.done_steps, self.done_seconds = int(state["done_steps"]), state["done_seconds"]
-        self._started = time.monotonic()
+        self.start()

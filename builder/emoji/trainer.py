@@ -55,6 +55,7 @@ class Trainer:
         """
         parameters = [parameter for module in modules for parameter in module.parameters()]
         average = EMAModel(parameters, decay=self.ema, foreach=True)
+        self.budget.start()
         self._restore(modules, optimizer, average)
         for module in modules:
             module.train()

@@ -30,15 +30,26 @@ class TestAutoencoder:
     def test_learns_in_a_few_steps(
         self, vae: architecture.AutoencoderKL, emojis: Emojis, tmp_path: Path
     ) -> None:
-        seen = pictures.on_colour(emojis.pictures, "white")
+        seen = pictures.on_colour(emojis.pictures[:2], "white")
         before = autoencoder.psnr(vae, seen)
-        assert autoencoder.train(vae, emojis, trainer_in(tmp_path, 6), AutoencoderPlan(batch=2))
+        assert autoencoder.train(vae, emojis, trainer_in(tmp_path, 4), AutoencoderPlan(batch=1))
         assert autoencoder.psnr(vae, seen) > before
+
+    def test_decoder_only_changes_no_latent(
+        self, vae: architecture.AutoencoderKL, emojis: Emojis, tmp_path: Path
+    ) -> None:
+        seen = pictures.on_colour(emojis.pictures[:1], "white")
+        latents, drawn = autoencoder.encode(vae, seen), autoencoder.reconstruct(vae, seen)
+        autoencoder.train(
+            vae, emojis, trainer_in(tmp_path, 1), AutoencoderPlan(batch=1, crop_share=0.0), decoder_only=True
+        )
+        torch.testing.assert_close(autoencoder.encode(vae, seen), latents, atol=1e-4, rtol=0)
+        assert (autoencoder.reconstruct(vae, seen) != drawn).any()
 
     def test_folding_makes_channels_alike_and_changes_no_picture(
         self, vae: architecture.AutoencoderKL, emojis: Emojis
     ) -> None:
-        seen = pictures.on_colour(emojis.pictures, "white")
+        seen = pictures.on_colour(emojis.pictures[:4], "white")
         before = autoencoder.reconstruct(vae, seen)
         autoencoder.fold_normalisation(vae, seen)
         latents = autoencoder.encode(vae, seen) * architecture.SCALING_FACTOR
