@@ -117,8 +117,14 @@ def make_lessons(vae: AutoencoderKL, words: CLIPTokenizer, emojis: Emojis, plan:
 
 def tokenize(words: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
     """`[n, 77]`, padded as the pipeline pads."""
-    ids = words(list(texts), padding="max_length", max_length=tokenizer.POSITIONS, truncation=True).input_ids
-    return torch.from_numpy(np.array(ids, np.int16))
+    parts = []
+    for start in range(
+        0, len(texts), 8192
+    ):  # the tokenizer's own answer is a hundred times the size of its ids
+        part = list(texts[start : start + 8192])
+        ids = words(part, padding="max_length", max_length=tokenizer.POSITIONS, truncation=True).input_ids
+        parts.append(torch.from_numpy(np.array(ids, np.int16)))
+    return torch.cat(parts)
 
 
 def train(
