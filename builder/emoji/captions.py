@@ -72,21 +72,21 @@ def article(words: str) -> str:
 
 def _dress(name: str, tags: Sequence[str], choice: random.Random) -> str:
     way = choice.random()
-    if way < 0.42:
-        return name
     if way < 0.50:
+        return name
+    if way < 0.56:
         return article(name)
-    if way < 0.58:
+    if way < 0.63:
         return article(f"{choice.choice(PRAISE)} {name}")
-    if way < 0.66:
+    if way < 0.70:
         return article(f"{choice.choice(KINDS)} of {choice.choice([name, article(name)])}")
-    if way < 0.72:
+    if way < 0.76:
         return f"{choice.choice([name, article(name)])}, {choice.choice(STYLES)}"
-    if way < 0.82:  # a whole sentence of the kind people write
+    if way < 0.85:  # a whole sentence of the kind people write
         words = " ".join([*choice.sample(PRAISE, choice.randint(1, 3)), name])
         start = choice.choice([article(words), words, f"{article(choice.choice(KINDS))} of {article(words)}"])
         return ", ".join([f"{start} {choice.choice(STYLES)}", *choice.sample(STYLES, choice.randint(0, 2))])
-    if way < 0.94 or not tags:
+    if way < 0.95 or not tags:
         extra = choice.sample(list(tags), min(len(tags), choice.randint(1, 3)))
         parts = [name, *extra] if choice.random() < 0.7 else [*extra, name]
         return choice.choice([", ", " "]).join(parts)

@@ -6,8 +6,8 @@ first steps, where there is almost only noise and min-SNR alone counts an error 
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +65,12 @@ class DiffusionPlan:
     rate: float = 2.5e-3
     colours: int = 3
     captions: int = 24
-    white_share: float = 0.6
+    white_share: float = 0.7
     empty_share: float = 0.1
     snr_cap: float = 5.0
     snr_floor: float = 0.3
+    noisy_share: float = 0.7
+    group_weights: tuple[tuple[int, float], ...] = ()
     seed: int = 0
 
 
@@ -76,15 +78,19 @@ class DiffusionPlan:
 class Lessons:
     """What is learned: for each of n emoji, v backgrounds (the first is white), k captions each.
 
-    `latents` `[n, v, 4, 16, 16]` (unit deviation), `tokens` `[n, v, k, 77]`, `empty` `[77]`.
+    `latents` `[n, v, 4, 16, 16]` (unit deviation), `tokens` `[n, v, k, 77]`, `empty` `[77]`, and how
+    often each emoji has its turn, `shares` `[n]`.
     """
 
     latents: torch.Tensor
     tokens: torch.Tensor
     empty: torch.Tensor
+    shares: torch.Tensor
 
     def to(self, device: torch.device) -> "Lessons":
-        return Lessons(self.latents.to(device), self.tokens.to(device), self.empty.to(device))
+        return replace(
+            self, latents=self.latents.to(device), tokens=self.tokens.to(device), empty=self.empty.to(device)
+        )
 
 
 def make_lessons(vae: AutoencoderKL, words: CLIPTokenizer, emojis: Emojis, plan: DiffusionPlan) -> Lessons:
@@ -111,8 +117,9 @@ def make_lessons(vae: AutoencoderKL, words: CLIPTokenizer, emojis: Emojis, plan:
         for colour in own
         for _ in range(plan.captions)
     ]
+    shares = shares_by_group(emojis.groups, dict(plan.group_weights))
     shape = (len(emojis), plan.colours + 1, plan.captions, tokenizer.POSITIONS)
-    return Lessons(torch.cat(latents), tokenize(words, texts).view(shape), tokenize(words, [""])[0])
+    return Lessons(torch.cat(latents), tokenize(words, texts).view(shape), tokenize(words, [""])[0], shares)
 
 
 def tokenize(words: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
@@ -147,7 +154,7 @@ def train(
     def loss_of_step(step: int) -> torch.Tensor:
         latents, tokens = _draw_lessons(lessons, plan, step)
         dice = torch.Generator(trainer.device).manual_seed(plan.seed * 1_000_003 + step)
-        times = _spread_times(len(latents), len(signal), dice)
+        times = spread_times(len(latents), len(signal), plan.noisy_share, dice)
         noise = torch.randn(latents.shape, generator=dice, device=trainer.device)
         part = signal[times][:, None, None, None]
         noisy = part.sqrt() * latents + (1 - part).sqrt() * noise
@@ -175,24 +182,21 @@ def loss_weights(signal: torch.Tensor, cap: float, floor: float) -> torch.Tensor
 def save_lessons(lessons: Lessons, path: Path) -> None:
     """As one file, moved into place when complete."""
     beside = path.with_suffix(".new")
-    torch.save({"latents": lessons.latents.half(), "tokens": lessons.tokens, "empty": lessons.empty}, beside)
+    torch.save(vars(lessons) | {"latents": lessons.latents.half()}, beside)
     beside.replace(path)
 
 
 def load_lessons(path: Path) -> Lessons:
     """What `save_lessons` wrote."""
     state = torch.load(path, weights_only=True)
-    return Lessons(state["latents"].float(), state["tokens"], state["empty"])
+    return Lessons(**state | {"latents": state["latents"].float()})
 
 
 def _draw_lessons(lessons: Lessons, plan: DiffusionPlan, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents `[batch, 4, 16, 16]`, tokens `[batch, 77]`. Each emoji has its turn before any comes again."""
+    """Latents `[batch, 4, 16, 16]`, tokens `[batch, 77]`: one step's lessons."""
     emojis, backgrounds, several = lessons.tokens.shape[:3]
     choice = np.random.default_rng((plan.seed, step))
-    turns = np.arange(step * plan.batch, (step + 1) * plan.batch)
-    rounds = set((turns // emojis).tolist())
-    orders = {turn: np.random.default_rng((plan.seed, 1, turn)).permutation(emojis) for turn in rounds}
-    chosen = np.array([orders[turn // emojis][turn % emojis] for turn in turns.tolist()])
+    chosen = choice.choice(emojis, size=plan.batch, p=lessons.shares.double().cpu().numpy())
     background = choice.integers(1, max(2, backgrounds), size=plan.batch)
     background[(choice.random(plan.batch) < plan.white_share) | (backgrounds == 1)] = 0
     caption = choice.integers(several, size=plan.batch)
@@ -204,7 +208,18 @@ def _draw_lessons(lessons: Lessons, plan: DiffusionPlan, step: int) -> tuple[tor
     return lessons.latents[at[0], at[1]], torch.where(empty[:, None], lessons.empty, tokens).long()
 
 
-def _spread_times(count: int, steps: int, dice: torch.Generator) -> torch.Tensor:
-    """`count` timesteps, one in each of `count` equal parts of the schedule: less left to chance."""
-    places = torch.arange(count, device=dice.device) + torch.rand(count, generator=dice, device=dice.device)
-    return (places * (steps / count)).long().clamp(max=steps - 1)
+def spread_times(count: int, steps: int, noisy_share: float, dice: torch.Generator) -> torch.Tensor:
+    """`count` timesteps, evenly over both halves of the schedule, `noisy_share` of them in the upper one."""
+    places = (
+        torch.arange(count, device=dice.device) + torch.rand(count, generator=dice, device=dice.device)
+    ) / count
+    clean = 1 - noisy_share
+    lower = places / max(clean, 1e-9) * 0.5
+    upper = 0.5 + (places - clean) / max(noisy_share, 1e-9) * 0.5
+    return (torch.where(places < clean, lower, upper) * steps).long().clamp(max=steps - 1)
+
+
+def shares_by_group(groups: np.ndarray, weights: Mapping[int, float]) -> torch.Tensor:
+    """How often each emoji is seen, `[n]`, summing to 1; groups not named weigh 1."""
+    each = torch.tensor([weights.get(int(group), 1.0) for group in groups], dtype=torch.float64)
+    return each / each.sum()

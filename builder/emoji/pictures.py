@@ -37,6 +37,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 # emojibase's groups for skin tones and hair ("component") and for flags; letters have no group at all.
 LEFT_OUT_GROUPS = {2, 9, None}
 
+SMILEYS, PEOPLE, ANIMALS, FOOD, PLACES, ACTIVITIES, OBJECTS, SYMBOLS = 0, 1, 3, 4, 5, 6, 7, 8
+"""emojibase's numbers of the groups that are taught."""
+
 
 @dataclass(frozen=True)
 class Emojis:
@@ -45,13 +48,14 @@ class Emojis:
     pictures: np.ndarray
     names: list[str]
     tags: list[list[str]]
+    groups: np.ndarray
 
     def __len__(self) -> int:
         return len(self.names)
 
     def first(self, count: int) -> "Emojis":
         """The first `count` emoji: for a trial that must be over in seconds."""
-        return Emojis(self.pictures[:count], self.names[:count], self.tags[:count])
+        return Emojis(self.pictures[:count], self.names[:count], self.tags[:count], self.groups[:count])
 
 
 def prepare(path: Path, downloads: Path) -> None:
@@ -78,13 +82,15 @@ def prepare(path: Path, downloads: Path) -> None:
         pictures=np.stack([pictures[code] for code in codes]),
         names=np.array([by_code[code]["label"] for code in codes]),
         tags=np.array([json.dumps(by_code[code].get("tags", [])) for code in codes]),
+        groups=np.array([by_code[code]["group"] for code in codes]),
     )
 
 
 def load(path: Path) -> Emojis:
     """Read what `prepare` wrote."""
     with np.load(path) as data:
-        return Emojis(data["pictures"], data["names"].tolist(), [json.loads(tags) for tags in data["tags"]])
+        tags = [json.loads(tags) for tags in data["tags"]]
+        return Emojis(data["pictures"], data["names"].tolist(), tags, data["groups"])
 
 
 def composite(pictures: np.ndarray, colours: np.ndarray) -> np.ndarray:

@@ -22,4 +22,6 @@ def emojis() -> Emojis:
         picture = Image.new("RGBA", (SIZE, SIZE))
         getattr(ImageDraw.Draw(picture), shape)((24, 24, 104, 104), fill=colour)
         pictures.append(np.array(picture))
-    return Emojis(np.stack(pictures), list(SHAPES), [name.split()[::-1] for name in SHAPES])
+    return Emojis(
+        np.stack(pictures), list(SHAPES), [name.split()[::-1] for name in SHAPES], np.zeros(len(SHAPES), int)
+    )

@@ -30,7 +30,11 @@ def test_background_is_read_back_from_the_corners(emojis: Emojis, colour: str) -
 def test_prepared_file_reads_back(emojis: Emojis, tmp_path: Path) -> None:
     tags = np.array([json.dumps(tags) for tags in emojis.tags])
     np.savez_compressed(
-        tmp_path / "data.npz", pictures=emojis.pictures, names=np.array(emojis.names), tags=tags
+        tmp_path / "data.npz",
+        pictures=emojis.pictures,
+        names=np.array(emojis.names),
+        tags=tags,
+        groups=emojis.groups,
     )
     read = pictures.load(tmp_path / "data.npz")
     assert (read.names, read.tags) == (emojis.names, emojis.tags)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from builder.emoji import architecture, autoencoder, diffusion, pictures, tokenizer
@@ -83,14 +84,15 @@ class TestDiffusion:
         for network, old in zip(networks, before, strict=True):
             assert not torch.equal(next(network.parameters()), old)
 
-    def test_a_round_has_every_emoji_once(self) -> None:
-        numbers = torch.arange(6.0)[:, None, None, None, None].expand(6, 1, 4, 16, 16)
-        lessons = diffusion.Lessons(
-            numbers, torch.zeros(6, 1, 2, 77, dtype=torch.int16), torch.zeros(77, dtype=torch.int16)
-        )
-        plan = DiffusionPlan(batch=4)
-        seen = [diffusion._draw_lessons(lessons, plan, step)[0][:, 0, 0, 0] for step in range(3)]
-        assert torch.cat(seen).long().bincount(minlength=6).tolist() == [2] * 6
+    def test_groups_that_weigh_more_are_seen_more(self) -> None:
+        shares = diffusion.shares_by_group(np.array([3, 3, 8, 9]), {3: 6.0, 8: 2.0})
+        assert (shares * 15).tolist() == pytest.approx([6, 6, 2, 1])
+
+    @pytest.mark.parametrize("noisy", [0.0, 0.5, 0.7, 1.0])
+    def test_the_noisy_half_of_the_schedule_gets_its_share(self, noisy: float) -> None:
+        times = diffusion.spread_times(1000, 1000, noisy, torch.Generator().manual_seed(0))
+        assert (times >= 500).float().mean().item() == pytest.approx(noisy, abs=0.01)
+        assert 0 <= times.min() <= times.max() <= 999
 
     def test_an_error_counts_at_the_noisiest_step_too(self) -> None:
         signal = architecture.new_scheduler().alphas_cumprod
