@@ -63,12 +63,20 @@ def _measure_names(pipeline: StableDiffusionPipeline, emojis: Emojis, chosen: li
         "prompts": len(names),
         "top1": round(float((place == 0).float().mean()), 4),
         "top5": round(float((place < 5).float().mean()), 4),
+        "top1_by_group": {
+            name: _share([bool(place[n] == 0) for n, at in enumerate(chosen) if emojis.groups[at] == group])
+            for group, name in pictures.GROUP_NAMES.items()
+        },
         "wrong": {
             name: emojis.names[int(found[0])]
             for name, found, at in zip(names, order, place, strict=True)
             if at
         },
     }
+
+
+def _share(right: list[bool]) -> str:
+    return f"{sum(right)} of {len(right)}"
 
 
 def _measure_backgrounds(
@@ -113,8 +121,8 @@ def draw_sheet(pipeline: StableDiffusionPipeline, emojis: Emojis, path: Path) ->
     """A contact sheet of `sheet_prompts`, small enough to live in the repository."""
     prompts = [captions.plain(name) for name in sheet_prompts(emojis)]
     drawn = drawing.draw(pipeline, prompts, range(FIRST_SEED + 2000, FIRST_SEED + 2000 + len(prompts)))
-    sheet = pictures.contact_sheet(drawn, columns=8).resize((768, 768))
-    sheet.quantize(128).save(path, optimize=True)
+    sheet = pictures.contact_sheet(drawn, columns=8)
+    sheet.resize((sheet.width * 3 // 4, sheet.height * 3 // 4)).quantize(128).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,17 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 LEFT_OUT_GROUPS = {2, 9, None}
 
 SMILEYS, PEOPLE, ANIMALS, FOOD, PLACES, ACTIVITIES, OBJECTS, SYMBOLS = 0, 1, 3, 4, 5, 6, 7, 8
-"""emojibase's numbers of the groups that are taught."""
+GROUP_NAMES = {
+    SMILEYS: "smileys & emotion",
+    PEOPLE: "people & body",
+    ANIMALS: "animals & nature",
+    FOOD: "food & drink",
+    PLACES: "travel & places",
+    ACTIVITIES: "activities",
+    OBJECTS: "objects",
+    SYMBOLS: "symbols",
+}
+"""The groups that are taught, by emojibase's numbers."""
 
 
 @dataclass(frozen=True)
