@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import base64
+import contextlib
 import json
+import re
 import sys
 import urllib.parse
 from pathlib import Path
@@ -106,34 +108,42 @@ async def _generate(job: dict[str, Any], out: Path) -> int:
 
     try:
         worker = build_worker(load_settings())
-        with tqdm(desc="drawing", unit="step", disable=None) as bar:
+        with contextlib.ExitStack() as stack:
+            bars: list[Any] = []  # one, once there is something to show
 
             def on_step(step: int, steps: int) -> None:
-                bar.total = steps
-                bar.update(step - bar.n)
+                if not bars:
+                    bars.append(stack.enter_context(tqdm(desc="drawing", unit="step", total=steps)))
+                bars[0].update(step - bars[0].n)
 
             output = await worker.run(job, on_step)
     except (DeliveryError, EngineError, InputError, ModelError, PictureError, SettingsError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1
     try:
-        for i, item in enumerate(output):
-            print(f"{_save(item['image'], out, i)}  seed {item['seed']}")
+        for item in output:
+            name = f"{_slug(str(job['input'].get('prompt')))}-{item['seed']}"
+            print(f"{_save(item['image'], out / name)}  seed {item['seed']}")
     except OSError as error:
         print(f"sdworker: {out} takes no images: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 
 
-def _save(image: str, out: Path, number: int) -> str:
-    """Write a base64 image into the folder, or leave a URL as it is; returns what to print."""
+def _save(image: str, stem: Path) -> str:
+    """Write a base64 image to `stem` and its suffix, or leave a URL as it is; returns what to print."""
     if urllib.parse.urlsplit(image).scheme in ("http", "https"):
         return image
     data = base64.b64decode(image)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{number}{_suffix(data)}"
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    path = stem.with_name(stem.name + _suffix(data))
     path.write_bytes(data)
     return str(path)
+
+
+def _slug(prompt: str) -> str:
+    """A prompt as part of a file's name."""
+    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].rstrip("-") or "image"
 
 
 def _suffix(data: bytes) -> str:

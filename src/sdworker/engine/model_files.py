@@ -101,7 +101,9 @@ def _check_weights(folder: Path, stem: str) -> str | None:
                 _check_safetensors(folder / shard)
             return variant
     pickled = next((file for file in folder.glob("*.bin")), None)
-    hint = f" ({pickled.name} is a pickle, which can run code: get the model as safetensors)" if pickled else ""
+    hint = (
+        f" ({pickled.name} is a pickle, which can run code: get the model as safetensors)" if pickled else ""
+    )
     raise ModelError(f"{folder / stem}.safetensors is missing{hint}")
 
 
