@@ -335,6 +335,17 @@ class Contract:
         return request.model_copy(update=update)
 
 
+def _join_noise_levels(given: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """AUTOMATIC1111's web UI, since 1.9, says `sampler_name: DPM++ 2M` and `scheduler: Karras` apart."""
+    name, levels = given.get("sampler_name"), given.get("scheduler")
+    if not (isinstance(name, str) and isinstance(levels, str)):
+        return given
+    if levels.lower() not in ("automatic", "karras", "exponential"):
+        return given
+    joined = name if levels.lower() == "automatic" else f"{name} {levels}"
+    return {**given, "sampler_name": joined, "scheduler": None}
+
+
 @dataclass(frozen=True)
 class _Named:
     """An input by field: aliases resolved, nulls left out (they mean the default).
@@ -351,6 +362,7 @@ class _Named:
 
     @classmethod
     def of(cls, given: Mapping[Any, Any]) -> "_Named":
+        given = _join_noise_levels(given)
         named = cls({}, {}, [])
         unknown = [key for key in given if key not in _NAMES]
         named.problems.extend(_unknown(key) for key in unknown[:_MOST_UNKNOWN])

@@ -195,6 +195,24 @@ class TestNames:
             "num_inference_steps: is given twice, as steps and as num_inference_steps, with different values"
         )
 
+    @pytest.mark.parametrize(
+        ("name", "levels", "sampler"),
+        [
+            ("DPM++ 2M", "Karras", "DPM++ 2M Karras"),
+            ("DPM++ 2M SDE", "exponential", "DPM++ 2M SDE Exponential"),
+            ("Euler a", "Automatic", "Euler a"),
+        ],
+    )
+    def test_a_sampler_and_its_noise_levels_may_be_said_apart(
+        self, contract: Contract, name: str, levels: str, sampler: str
+    ) -> None:
+        given = {"prompt": "x", "sampler_name": name, "scheduler": levels}
+        assert contract.parse(given).scheduler == sampler
+
+    def test_noise_levels_that_a_sampler_does_not_have_are_refused(self, contract: Contract) -> None:
+        message = refusal(contract, {"prompt": "x", "sampler_name": "Euler a", "scheduler": "Karras"})
+        assert "'Euler a Karras' is not a sampler" in message
+
     def test_an_error_says_the_name_that_was_written_and_the_field(self, contract: Contract) -> None:
         message = refusal(contract, {"prompt": "x", "steps": 0})
         assert (
