@@ -23,6 +23,9 @@ lint: $(VENV)/.dev  ## lint, format and type checks
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+serve: $(VENV)/.run  ## the endpoint on 127.0.0.1:8000 with one worker; SERVE_ARGS="--help" tells the options
+	$(BIN)/sdworker serve $(SERVE_ARGS)
+
 bench: $(VENV)/.dev  ## measure; every bench prints a table and writes JSON to bench/results/
 	$(BIN)/python -m bench $(BENCH_ARGS)
 

@@ -11,6 +11,9 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
+from sdworker.cli.fields import add_set_option, read_fields
+from sdworker.cli.images import suffix_of
+
 __all__ = ["add_parser", "run"]
 
 
@@ -26,13 +29,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--job", type=Path, default=Path("test_input.json"), help="a job as JSON (default: %(default)s)"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="an input field; the value is read as JSON where it is JSON, else as text",
-    )
+    add_set_option(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)"
     )
@@ -61,11 +58,7 @@ def _job(arguments: argparse.Namespace) -> dict[str, Any]:
         job: dict[str, Any] = {"input": {"prompt": arguments.prompt}}
     else:
         job = _read(arguments.job)
-    for assignment in arguments.set:
-        field, equals, value = assignment.partition("=")
-        if not (field and equals):
-            raise ValueError(f"--set {assignment}: should be FIELD=VALUE")
-        job["input"][field] = _json_or_text(value)
+    job["input"] |= read_fields(arguments.set)
     return {"id": "local", **job}
 
 
@@ -84,13 +77,6 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(job, dict) or not isinstance(job.get("input"), dict):
         raise ValueError(f'{file} should hold a job: {{"input": {{"prompt": …}}}}')
     return job
-
-
-def _json_or_text(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
 
 
 async def _generate(job: dict[str, Any], out: Path) -> int:
@@ -136,7 +122,7 @@ def _save(image: str, stem: Path) -> str:
         return image
     data = base64.b64decode(image)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    path = stem.with_name(stem.name + _suffix(data))
+    path = stem.with_name(stem.name + suffix_of(data))
     path.write_bytes(data)
     return str(path)
 
@@ -144,10 +130,3 @@ def _save(image: str, stem: Path) -> str:
 def _slug(prompt: str) -> str:
     """A prompt as part of a file's name."""
     return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].rstrip("-") or "image"
-
-
-def _suffix(data: bytes) -> str:
-    """The usual file suffix of an image, by its first bytes."""
-    if data.startswith(b"\xff\xd8"):
-        return ".jpg"
-    return ".webp" if data[8:12] == b"WEBP" else ".png"
