@@ -37,8 +37,11 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
+def _format_name(value: object) -> object:
+    """Case does not matter, and a JPEG goes by the name of its files too."""
+    if not isinstance(value, str):
+        return value
+    return {"jpg": "jpeg"}.get(value.lower(), value.lower())
 
 
 def _aliases(*names: str) -> dict[str, Any]:
@@ -111,7 +114,7 @@ class Request(BaseModel):
         json_schema_extra=_aliases("sampler", "sampler_name"),
     )
     seed: _Seed | None = Field(None, description="Seed of the first image; null and -1 mean random.")
-    output_format: Annotated[OutputFormat, BeforeValidator(_lower)] = Field(
+    output_format: Annotated[OutputFormat, BeforeValidator(_format_name)] = Field(
         "png", description="Format of the images."
     )
     output_quality: _Int = Field(95, ge=1, le=100, description="Quality of jpeg and webp.")
@@ -332,6 +335,17 @@ class Contract:
         return request.model_copy(update=update)
 
 
+def _join_noise_levels(given: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """AUTOMATIC1111's web UI, since 1.9, says `sampler_name: DPM++ 2M` and `scheduler: Karras` apart."""
+    name, levels = given.get("sampler_name"), given.get("scheduler")
+    if not (isinstance(name, str) and isinstance(levels, str)):
+        return given
+    if levels.lower() not in ("automatic", "karras", "exponential"):
+        return given
+    joined = name if levels.lower() == "automatic" else f"{name} {levels}"
+    return {**given, "sampler_name": joined, "scheduler": None}
+
+
 @dataclass(frozen=True)
 class _Named:
     """An input by field: aliases resolved, nulls left out (they mean the default).
@@ -348,6 +362,7 @@ class _Named:
 
     @classmethod
     def of(cls, given: Mapping[Any, Any]) -> "_Named":
+        given = _join_noise_levels(given)
         named = cls({}, {}, [])
         unknown = [key for key in given if key not in _NAMES]
         named.problems.extend(_unknown(key) for key in unknown[:_MOST_UNKNOWN])

@@ -45,16 +45,31 @@ class TestDrawing:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["generate", "a red apple", *SMALL, "--set", "seed=7", "--set", "num_outputs=2"]) == 0
-        assert capsys.readouterr().out == "out/0.png  seed 7\nout/1.png  seed 8\n"
+        assert capsys.readouterr().out == "out/a-red-apple-7.png  seed 7\nout/a-red-apple-8.png  seed 8\n"
         for i in range(2):
-            with Image.open(f"out/{i}.png") as image:
+            with Image.open(f"out/a-red-apple-{7 + i}.png") as image:
                 assert image.size == (64, 64)
                 assert f"Seed: {7 + i}" in str(image.info["parameters"])
 
     @pytest.mark.parametrize(("format", "suffix"), [("jpeg", "jpg"), ("webp", "webp")])
     def test_a_file_is_named_by_its_format(self, format: str, suffix: str) -> None:
-        assert main(["generate", "x", *SMALL, "--set", f"output_format={format}", "--out", "a/b"]) == 0
-        with Image.open(f"a/b/0.{suffix}") as image:
+        assert (
+            main(
+                [
+                    "generate",
+                    "x",
+                    *SMALL,
+                    "--set",
+                    f"output_format={format}",
+                    "--set",
+                    "seed=1",
+                    "--out",
+                    "a/b",
+                ]
+            )
+            == 0
+        )
+        with Image.open(f"a/b/x-1.{suffix}") as image:
             assert image.format == format.upper()
 
     def test_the_job_is_read_from_test_input_json_unless_told_otherwise(self) -> None:
@@ -63,15 +78,18 @@ class TestDrawing:
         assert main(["generate", "--out", "default"]) == 0
         job_file({"id": "mine", **job}, "other.json")
         assert main(["generate", "--job", "other.json", "--set", "seed=3", "--out", "named"]) == 0
-        assert Path("default/0.png").read_bytes() == Path("named/0.png").read_bytes()
+        assert Path("default/x-3.png").read_bytes() == Path("named/x-3.png").read_bytes()
 
     def test_it_runs_as_a_process(self) -> None:
         done = subprocess.run(
             [*COMMAND, "generate", "a red apple", *SMALL], capture_output=True, text=True, timeout=120
         )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert re.fullmatch(r"out/0\.png  seed \d+\n", done.stdout)
-        assert Path("out/0.png").is_file()
+        assert done.returncode == 0
+        assert "2/2" in done.stderr, "the progress bar"
+        told = re.fullmatch(r"(out/a-red-apple-(\d+)\.png)  seed (\d+)\n", done.stdout)
+        assert told
+        assert told[2] == told[3]
+        assert Path(told[1]).is_file()
 
 
 class TestRefusal:
@@ -122,9 +140,9 @@ class TestRefusal:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
     def test_images_that_cannot_be_saved(self, capsys: pytest.CaptureFixture[str]) -> None:
         Path("out").mkdir()
-        Path("out/0.png").symlink_to("/dev/full")
-        assert main(["generate", "x", *SMALL]) == 1
-        assert capsys.readouterr().err == "sdworker: out takes no images: No space left on device\n"
+        Path("out/x-1.png").symlink_to("/dev/full")
+        assert main(["generate", "x", *SMALL, "--set", "seed=1"]) == 1
+        assert capsys.readouterr().err.endswith("sdworker: out takes no images: No space left on device\n")
 
 
 class TestUsage:

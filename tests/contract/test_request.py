@@ -100,7 +100,7 @@ class TestLimits:
                 ["", "none", 5, {}, ["DDIM"]],
             ),
             ("seed", [0, 7.0, LARGEST - 1], [-2, LARGEST, LARGEST + 1, 1.5, True, "42", 1e300, -math.inf]),
-            ("output_format", ["png", "jpeg", "webp", "PNG"], ["jpg", "gif", "", 1, True]),
+            ("output_format", ["png", "jpeg", "webp", "PNG", "jpg"], ["gif", "", 1, True]),
             ("output_quality", [1, 100, 50.0], [0, 101, 9.5, "90", True]),
             ("nsfw", [True, False], [0, 1, "true", "yes", []]),
             ("lora", [""], ["a/b", " ", 5, True]),
@@ -194,6 +194,24 @@ class TestNames:
         assert message == (
             "num_inference_steps: is given twice, as steps and as num_inference_steps, with different values"
         )
+
+    @pytest.mark.parametrize(
+        ("name", "levels", "sampler"),
+        [
+            ("DPM++ 2M", "Karras", "DPM++ 2M Karras"),
+            ("DPM++ 2M SDE", "exponential", "DPM++ 2M SDE Exponential"),
+            ("Euler a", "Automatic", "Euler a"),
+        ],
+    )
+    def test_a_sampler_and_its_noise_levels_may_be_said_apart(
+        self, contract: Contract, name: str, levels: str, sampler: str
+    ) -> None:
+        given = {"prompt": "x", "sampler_name": name, "scheduler": levels}
+        assert contract.parse(given).scheduler == sampler
+
+    def test_noise_levels_that_a_sampler_does_not_have_are_refused(self, contract: Contract) -> None:
+        message = refusal(contract, {"prompt": "x", "sampler_name": "Euler a", "scheduler": "Karras"})
+        assert "'Euler a Karras' is not a sampler" in message
 
     def test_an_error_says_the_name_that_was_written_and_the_field(self, contract: Contract) -> None:
         message = refusal(contract, {"prompt": "x", "steps": 0})

@@ -158,7 +158,7 @@ class TestMissing:
         weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
         weights.rename(weights.with_suffix(".bin"))
         message = refusal(folder)
-        assert message.startswith(f"{weights} is missing (diffusion_pytorch_model.bin is a pickle: convert")
+        assert message.startswith(f"{weights} is missing (diffusion_pytorch_model.bin is a pickle, which can")
         assert "builder/fetch_model.py" in message
 
     def test_a_missing_shard_is_missed_by_name(self, folder: Path) -> None:

@@ -3,6 +3,9 @@
 import base64
 import io
 import os
+import re
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.local_endpoint.harness import ROOT, Endpoint, eventually
+from tests.local_endpoint.harness import KEY, ROOT, Endpoint, eventually
 
 MODEL = Path(os.environ.get("MODEL_DIR", ROOT / "models" / "emoji"))
 pytestmark = pytest.mark.skipif(not (MODEL / "unet").is_dir(), reason="needs the embedded model")
@@ -55,6 +58,26 @@ def test_a_cancelled_job_makes_room_for_the_next(drawing: Endpoint) -> None:
     assert drawing.final(drawing.run(SMALL))["status"] == "COMPLETED"
     log = drawing.folder.parent / "sdk-1.log"
     eventually(lambda: any(long_one in line and "stopped" in line for line in log.read_text().splitlines()))
+
+
+@pytest.mark.skipif(not (shutil.which("jq") and shutil.which("curl")), reason="needs curl and jq")
+def test_the_readmes_commands_draw_an_image(drawing: Endpoint, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shown = readme.split("<!-- curl:begin -->")[1].split("<!-- curl:end -->")[0]
+    script = "\n".join(re.findall(r"```bash\n(.*?)```", shown, re.DOTALL))
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "HOST": drawing.base, "API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert '"status": "COMPLETED"' in done.stdout or '"status":"COMPLETED"' in done.stdout
+    assert '"workers"' in done.stdout
+    with Image.open(tmp_path / "decoded_image.png") as image:
+        assert image.size == (128, 128)
 
 
 def test_a_bad_input_fails_with_a_sentence_for_its_user(drawing: Endpoint) -> None:

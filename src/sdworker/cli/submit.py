@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sdworker.cli.fields import add_set_option, read_fields
+from sdworker.cli.images import suffix_of
+
 __all__ = ["add_parser", "run"]
 
 _LOCAL = "http://127.0.0.1:8000"
@@ -21,7 +24,6 @@ _LOCAL_KEYS = Path("~/.local/share/sdworker-endpoint/keys.json").expanduser()
 _FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 _POLL_S = 0.5
 _LARGEST_IMAGE_BYTES = 200 * 1024 * 1024
-_SUFFIXES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpg"), (b"RIFF", "webp"))
 
 
 class _SubmitError(Exception):
@@ -45,13 +47,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--key", help="the API key (default: RUNPOD_API_KEY; on this machine, the key that `serve` made)"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="an input field; the value is read as JSON where it is JSON, else as text",
-    )
+    add_set_option(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)"
     )
@@ -97,16 +93,10 @@ def _key(given: str | None, base_url: str) -> str:
 
 
 def _request(prompt: str, assignments: list[str]) -> dict[str, Any]:
-    request: dict[str, Any] = {"prompt": prompt}
-    for assignment in assignments:
-        field, equals, value = assignment.partition("=")
-        if not equals:
-            raise _SubmitError(f"--set {assignment}: should be FIELD=VALUE")
-        try:
-            request[field] = json.loads(value)
-        except ValueError:
-            request[field] = value
-    return request
+    try:
+        return {"prompt": prompt, **read_fields(assignments)}
+    except ValueError as error:
+        raise _SubmitError(str(error)) from error
 
 
 def _draw(base_url: str, endpoint_id: str, key: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -185,8 +175,7 @@ def _save(job_id: str, output: Any, out: Path) -> Iterator[tuple[Path, Any]]:
         if not isinstance(item, dict) or not isinstance(item.get("image"), str):
             raise _SubmitError(f"the output's item {number} is no image: {str(item)[:200]}")
         data = _fetch(item["image"])
-        suffix = next((suffix for head, suffix in _SUFFIXES if data.startswith(head)), "bin")
-        path = out / f"{job_id}_{number}.{suffix}"
+        path = out / f"{job_id}_{number}{suffix_of(data)}"
         path.write_bytes(data)
         yield path, item.get("seed")
 

@@ -32,6 +32,7 @@ class ModelFolder:
     scheduler_config: dict[str, Any]
 
 
+_KINDS = ("StableDiffusion", "LatentConsistencyModel")
 # Component → the stem of its weights' file, as diffusers and transformers name it.
 _WEIGHTS = {
     "text_encoder": "model",
@@ -53,10 +54,11 @@ def check_model_folder(path: Path) -> ModelFolder:
         )
     index = _read_json(path / "model_index.json")
     kind = str(index.get("_class_name", ""))
-    if not kind.startswith("StableDiffusion") or "text_encoder_2" in index:
+    if not kind.startswith(_KINDS) or "text_encoder_2" in index:
         raise ModelError(
             f"{path / 'model_index.json'} describes a {kind or 'pipeline of unknown kind'}; "
-            "this worker serves Stable Diffusion 1.x and 2.x (StableDiffusionPipeline and its inpainting twin)"
+            "this worker serves Stable Diffusion 1.x and 2.x (StableDiffusionPipeline, its inpainting twin and "
+            "LatentConsistencyModelPipeline)"
         )
     for component in _WEIGHTS:
         _read_json(path / component / "config.json")
@@ -99,7 +101,9 @@ def _check_weights(folder: Path, stem: str) -> str | None:
                 _check_safetensors(folder / shard)
             return variant
     pickled = next((file for file in folder.glob("*.bin")), None)
-    hint = f" ({pickled.name} is a pickle: convert the model with builder/fetch_model.py)" if pickled else ""
+    hint = (
+        f" ({pickled.name} is a pickle, which can run code: get the model as safetensors)" if pickled else ""
+    )
     raise ModelError(f"{folder / stem}.safetensors is missing{hint}")
 
 
