@@ -23,7 +23,8 @@ SMALL = {"prompt": "a red apple", "width": 64, "height": 64, "num_inference_step
 @pytest.fixture(scope="module")
 def drawing(quick_disk: Path) -> Iterator[Endpoint]:
     endpoint = Endpoint(quick_disk / "real" / "data", "--no-rate-limits").start()
-    endpoint.sdk_worker(script=ROOT / "handler.py", MODEL_DIR=str(MODEL), DEVICE="cpu")
+    settings = {"MODEL_DIR": str(MODEL), "DEVICE": "cpu", "PROGRESS_INTERVAL_MS": "100"}
+    endpoint.sdk_worker(script=ROOT / "handler.py", **settings)
     endpoint.wait_ready()
     yield endpoint
     endpoint.close()
