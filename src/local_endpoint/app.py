@@ -2,9 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
@@ -19,6 +21,7 @@ from local_endpoint.worker_api import worker_router
 
 __all__ = ["create_app"]
 
+_log = logging.getLogger(__name__)
 _PAGES = Path(__file__).parent / "playground"
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -37,7 +40,7 @@ def create_app(core: Core) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        beside = [asyncio.create_task(core.keep_time()), asyncio.create_task(Webhooks(core).run())]
+        beside = [asyncio.create_task(_for_ever(run)) for run in (core.keep_time, Webhooks(core).run)]
         yield
         for task in beside:
             task.cancel()
@@ -59,6 +62,16 @@ def create_app(core: Core) -> FastAPI:
     app.include_router(worker_router(core), prefix="/v2/{endpoint_id}")
     _add_pages(app, core)
     return app
+
+
+async def _for_ever(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Begin anew whatever happens, such as a disk that is full or gone for a while."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            _log.exception("will be tried again")
+        await asyncio.sleep(1)
 
 
 def _add_pages(app: FastAPI, core: Core) -> None:

@@ -14,7 +14,7 @@ from local_endpoint.clock import Clock
 from local_endpoint.config import Config
 from local_endpoint.jobs import Job, Status
 from local_endpoint.ledger import Chunks, Ledger, Taken, View
-from local_endpoint.store import Store, StoreUnavailable
+from local_endpoint.store import Store
 from local_endpoint.waiting import Bells, Takers
 from local_endpoint.workers import Worker, Workers
 
@@ -278,13 +278,10 @@ class Core:
     # What time does.
 
     async def keep_time(self) -> None:
-        """Run `tick` for ever."""
+        """Run `tick` for ever. What it could not do stays due."""
         while True:
             await asyncio.sleep(_TICK_S)
-            try:
-                await self.tick()
-            except StoreUnavailable:
-                await asyncio.sleep(1)  # what is due stays due
+            await self.tick()
 
     async def tick(self) -> None:
         """Do what is due: dead workers, deadlines, deletions."""
@@ -354,6 +351,8 @@ class Core:
 
     def _stop(self, worker_id: str, job_id: str) -> None:
         """Have the worker told to stop this job, unless it has been given it anew."""
+        if self._draining:
+            return  # the store may be closed
         if not any(job.id == job_id for job in self.store.reader.held(worker_id)):
             self.workers.stop(worker_id, job_id)
 

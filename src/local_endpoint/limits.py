@@ -76,7 +76,7 @@ class Gate:
         given = bearer_key(authorization)
         # Every key is compared, each in constant time: how long it takes tells nothing.
         known = [key for key in self._keys if hmac.compare_digest(key, given)]
-        if not known:
+        if not given or not known:
             raise ApiError(
                 401,
                 "missing or unknown API key: send it as 'Authorization: Bearer KEY'",

@@ -19,6 +19,7 @@ _TIMES = (
     "ping_interval",
     "request_timeout",
 )
+_LONGEST_S = 366 * 86_400
 _DEFAULTS = Config.__dataclass_fields__
 
 
@@ -74,20 +75,16 @@ def config_from(args: argparse.Namespace) -> Config:
             schema = json.loads(args.input_schema.read_text())
         except ValueError as error:
             raise ValueError(f"--input-schema {args.input_schema} is not JSON: {error}") from error
-    for name in (
-        "retention",
-        "sync_retention",
-        "execution_timeout",
-        "ttl",
-        "worker_timeout",
-        "ping_interval",
-    ):
-        if not getattr(args, name) > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be more than 0")
+    for name in _TIMES:
+        if not 0 < getattr(args, name) <= _LONGEST_S:
+            raise ValueError(f"--{name.replace('_', '-')} must be more than 0 and at most {_LONGEST_S} s")
+    given_worker_key = [] if args.worker_key is None else [args.worker_key]
+    for key in (args.key or []) + given_worker_key:
+        _check_key(key)
     return Config(
         folder=args.data,
         keys=tuple(args.key or [kept.key]),
-        worker_key=args.worker_key or kept.worker_key,
+        worker_key=kept.worker_key if args.worker_key is None else args.worker_key,
         endpoint_id=args.endpoint_id,
         retention_s=args.retention,
         sync_retention_s=args.sync_retention,
@@ -100,6 +97,12 @@ def config_from(args: argparse.Namespace) -> Config:
         rate_limits=not args.no_rate_limits,
         input_schema=schema,
     )
+
+
+def _check_key(key: str) -> None:
+    """An empty key, as of a variable that is not set, would let in everyone who has none."""
+    if not key or not all("!" <= letter <= "~" for letter in key):
+        raise ValueError("a key must be one or more printable ASCII characters without spaces")
 
 
 def host_url(listener: socket.socket) -> str:

@@ -31,7 +31,9 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket to serve on. Raises `OSError` when the port is taken."""
+    """A socket to serve on. Raises `OSError` when the port is taken, `ValueError` when there is no such."""
+    if not 0 <= port <= 65_535:
+        raise ValueError(f"--port must be between 0 and 65535; it is {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -5,6 +5,7 @@ What is still to be sent stands in the store, so a restart forgets none; a calle
 
 import asyncio
 import logging
+import sqlite3
 
 import aiohttp
 
@@ -58,15 +59,15 @@ class Webhooks:
             pass
 
     async def _try(self, session: aiohttp.ClientSession, webhook: Webhook) -> None:
-        """One try; notes how it went."""
+        """One try; notes how it went. One that cannot be noted stays due."""
         tries = webhook.tries + 1
-        sent = await self._send(session, webhook)
-        next_ms = None
-        if not sent and tries < self._config.webhook_tries:
-            next_ms = self._core.clock.now_ms() + int(self._config.webhook_pause_s * 1000)
         try:
+            sent = await self._send(session, webhook)
+            next_ms = None
+            if not sent and tries < self._config.webhook_tries:
+                next_ms = self._core.clock.now_ms() + int(self._config.webhook_pause_s * 1000)
             await self._core.store.write(lambda ledger: ledger.settle_webhook(webhook.seq, tries, next_ms))
-        except StoreUnavailable:
+        except (StoreUnavailable, sqlite3.Error):
             await asyncio.sleep(1)
         finally:
             self._under_way.discard(webhook.seq)

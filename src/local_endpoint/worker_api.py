@@ -58,7 +58,7 @@ def worker_router(core: Core) -> APIRouter:
         """The worker's id and GPU. Raises `ApiError` 401 or 404."""
         given = request.headers.get("authorization", "")
         keys = (given.encode(), bearer_key(given))
-        if not any(hmac.compare_digest(config.worker_key.encode(), key) for key in keys):
+        if not given or not any(hmac.compare_digest(config.worker_key.encode(), key) for key in keys):
             await asyncio.sleep(_ERROR_PAUSE_S)
             raise ApiError(401, "wrong worker key: RUNPOD_AI_API_KEY must be the one this endpoint printed")
         if request.path_params["endpoint_id"] != config.endpoint_id:

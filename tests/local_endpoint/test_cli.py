@@ -165,6 +165,30 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--port", "99999"], "--port must be"),
+        (["--retention", "0"], "--retention must be"),
+        (["--ttl", "inf"], "--ttl must be"),
+        (["--key", ""], "a key must be"),
+        (["--worker-key", "two words"], "a key must be"),
+        (["--input-schema", "/nowhere"], "No such file"),
+        (["--workers", "-1"], "--workers must be"),
+    ],
+)
+def test_options_that_make_no_sense_are_said_in_one_line(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["serve", "--port", "0", "--data", str(tmp_path), *options])
+    assert serve.run(arguments) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("sdworker: cannot serve: ")
+    assert said in stderr
+
+
 class TestServe:
     @pytest.fixture
     def serving(self, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", str, Path]]:

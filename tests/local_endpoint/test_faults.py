@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from local_endpoint.clock import Clock
 from local_endpoint.config import Config
 from local_endpoint.core import Core, Submission
+from local_endpoint.ledger import Ledger
 from tests.local_endpoint.conftest import MakeEndpoint
 from tests.local_endpoint.harness import KEY, WORKER_KEY, Endpoint, eventually
 
@@ -233,6 +235,23 @@ class TestDiskFull:
         assert endpoint.status(kept)["status"] == "IN_PROGRESS"
         assert endpoint.done(kept, output="small").status_code == 200
         assert endpoint.status(kept)["output"] == "small"
+
+
+def test_what_time_does_goes_on_after_the_disk_was_full(
+    make_endpoint: MakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the disk is full for as long as the patch lasts, and only for the clock's work."""
+    endpoint = make_endpoint()
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "end_overdue", full)
+        job_id = endpoint.run(policy={"ttl": 100})
+        time.sleep(1)
+        assert endpoint.status(job_id)["status"] == "IN_QUEUE"
+    assert endpoint.final(job_id)["status"] == "TIMED_OUT"
 
 
 class TestClock:

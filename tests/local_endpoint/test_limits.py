@@ -52,6 +52,14 @@ def test_keys_and_operations_do_not_share_limits() -> None:
             pass
 
 
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic a", "Bearer b", "a"])
+@pytest.mark.parametrize("keys", [["a"], ["a", ""]])
+def test_who_has_no_key_stays_outside(keys: list[str], header: str | None) -> None:
+    with pytest.raises(ApiError) as refused, Gate(keys).enter(header, "health"):
+        pass
+    assert refused.value.status == 401
+
+
 def test_a_caller_over_the_limit_gets_429_and_is_told_when_to_come_back(endpoint: Endpoint) -> None:
     answers = [endpoint.http.post(f"{endpoint.url}/purge-queue") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]

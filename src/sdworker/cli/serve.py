@@ -79,6 +79,8 @@ def print_input_schema() -> None:
 
 async def _serve(arguments: argparse.Namespace) -> None:
     config = config_from(arguments)
+    if arguments.workers < 0:
+        raise ValueError("--workers must be 0 or more")
     if not arguments.handler.is_file():
         raise ValueError(f"--handler {arguments.handler} is not a file")
     listener = listen(arguments.host, arguments.port)
