@@ -63,7 +63,7 @@ def test_a_cancelled_job_makes_room_for_the_next(drawing: Endpoint) -> None:
 @pytest.mark.skipif(not (shutil.which("jq") and shutil.which("curl")), reason="needs curl and jq")
 def test_the_readmes_commands_draw_an_image(drawing: Endpoint, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    shown = readme.split("<!-- curl:begin -->")[1].split("<!-- curl:end -->")[0]
+    shown = readme.split("<!-- curl lines")[1].split("<!-- end of the curl lines")[0]
     script = "\n".join(re.findall(r"```bash\n(.*?)```", shown, re.DOTALL))
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
