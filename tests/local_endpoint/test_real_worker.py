@@ -23,7 +23,9 @@ SMALL = {"prompt": "a red apple", "width": 64, "height": 64, "num_inference_step
 @pytest.fixture(scope="module")
 def drawing(quick_disk: Path) -> Iterator[Endpoint]:
     endpoint = Endpoint(quick_disk / "real" / "data", "--no-rate-limits").start()
-    endpoint.sdk_worker(script=ROOT / "handler.py", MODEL_DIR=str(MODEL), DEVICE="cpu")
+    endpoint.sdk_worker(
+        script=ROOT / "handler.py", MODEL_DIR=str(MODEL), DEVICE="cpu", PROGRESS_INTERVAL_MS="50"
+    )
     endpoint.wait_ready()
     yield endpoint
     endpoint.close()
@@ -39,7 +41,7 @@ def test_runsync_returns_images_with_their_seeds(drawing: Endpoint) -> None:
 
 
 def test_progress_tells_the_steps(drawing: Endpoint) -> None:
-    job_id = drawing.run({**SMALL, "width": 192, "height": 192, "num_inference_steps": 30})
+    job_id = drawing.run({**SMALL, "width": 192, "height": 192, "num_inference_steps": 60})
     seen = []
     while (status := drawing.status(job_id))["status"] in ("IN_QUEUE", "IN_PROGRESS"):
         if (output := status.get("output")) and output not in seen:
@@ -48,7 +50,7 @@ def test_progress_tells_the_steps(drawing: Endpoint) -> None:
     assert status["status"] == "COMPLETED"
     assert len(seen) >= 2
     assert [output["step"] for output in seen] == sorted(output["step"] for output in seen)
-    assert all(0 < output["progress"] <= 1 and output["steps"] == 30 for output in seen)
+    assert all(0 < output["progress"] <= 1 and output["steps"] == 60 for output in seen)
 
 
 def test_a_cancelled_job_makes_room_for_the_next(drawing: Endpoint) -> None:
