@@ -48,6 +48,10 @@ def _aliases(*names: str) -> dict[str, Any]:
     return {"aliases": list(names)}
 
 
+# JSON Schema's word for a field that no new job should send; forms leave it out.
+_NOT_YET: dict[str, Any] = {"deprecated": True}
+
+
 # The limits stand beside `int`, where pydantic writes them into the JSON Schema of an optional field too.
 _Int = Annotated[int, BeforeValidator(_whole)]
 _Side = Annotated[int, Field(ge=_SHORTEST, le=_LONGEST, multiple_of=_MULTIPLE), BeforeValidator(_whole)]
@@ -119,12 +123,16 @@ class Request(BaseModel):
     )
     output_quality: _Int = Field(95, ge=1, le=100, description="Quality of jpeg and webp.")
     nsfw: bool | None = Field(
-        None, description="Accepted for worker-stable_diffusion_v1's sake; there is no safety checker yet."
+        None,
+        description="Accepted for worker-stable_diffusion_v1's sake; there is no safety checker yet.",
+        json_schema_extra=_NOT_YET,
     )
     lora: str | None = Field(
-        None, description="Not supported yet: leave it out.", json_schema_extra={"maxLength": 0}
+        None,
+        description="Not supported yet: leave it out.",
+        json_schema_extra={"maxLength": 0, **_NOT_YET},
     )
-    lora_scale: float = Field(1.0, ge=0, le=1, description="Not supported yet.")
+    lora_scale: float = Field(1.0, ge=0, le=1, description="Not supported yet.", json_schema_extra=_NOT_YET)
 
     @field_validator("prompt")
     @classmethod

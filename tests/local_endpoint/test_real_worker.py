@@ -23,8 +23,9 @@ SMALL = {"prompt": "a red apple", "width": 64, "height": 64, "num_inference_step
 @pytest.fixture(scope="module")
 def drawing(quick_disk: Path) -> Iterator[Endpoint]:
     endpoint = Endpoint(quick_disk / "real" / "data", "--no-rate-limits").start()
-    settings = {"MODEL_DIR": str(MODEL), "DEVICE": "cpu", "PROGRESS_INTERVAL_MS": "100"}
-    endpoint.sdk_worker(script=ROOT / "handler.py", **settings)
+    endpoint.sdk_worker(
+        script=ROOT / "handler.py", MODEL_DIR=str(MODEL), DEVICE="cpu", PROGRESS_INTERVAL_MS="50"
+    )
     endpoint.wait_ready()
     yield endpoint
     endpoint.close()
@@ -40,7 +41,7 @@ def test_runsync_returns_images_with_their_seeds(drawing: Endpoint) -> None:
 
 
 def test_progress_tells_the_steps(drawing: Endpoint) -> None:
-    job_id = drawing.run({**SMALL, "width": 192, "height": 192, "num_inference_steps": 30})
+    job_id = drawing.run({**SMALL, "width": 192, "height": 192, "num_inference_steps": 60})
     seen = []
     while (status := drawing.status(job_id))["status"] in ("IN_QUEUE", "IN_PROGRESS"):
         if (output := status.get("output")) and output not in seen:
@@ -49,7 +50,7 @@ def test_progress_tells_the_steps(drawing: Endpoint) -> None:
     assert status["status"] == "COMPLETED"
     assert len(seen) >= 2
     assert [output["step"] for output in seen] == sorted(output["step"] for output in seen)
-    assert all(0 < output["progress"] <= 1 and output["steps"] == 30 for output in seen)
+    assert all(0 < output["progress"] <= 1 and output["steps"] == 60 for output in seen)
 
 
 def test_a_cancelled_job_makes_room_for_the_next(drawing: Endpoint) -> None:
@@ -64,7 +65,7 @@ def test_a_cancelled_job_makes_room_for_the_next(drawing: Endpoint) -> None:
 @pytest.mark.skipif(not (shutil.which("jq") and shutil.which("curl")), reason="needs curl and jq")
 def test_the_readmes_commands_draw_an_image(drawing: Endpoint, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    shown = readme.split("<!-- curl:begin -->")[1].split("<!-- curl:end -->")[0]
+    shown = readme.split("<!-- curl lines")[1].split("<!-- end of the curl lines")[0]
     script = "\n".join(re.findall(r"```bash\n(.*?)```", shown, re.DOTALL))
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],

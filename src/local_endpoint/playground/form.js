@@ -3,6 +3,11 @@
 const FIRST = ["prompt", "negative_prompt"];
 const PICTURES = new Set(["init_image", "mask"]);
 
+/** Whether a property belongs into a form: not another name of one that is there, nor one of yesterday's. */
+function offered(property) {
+  return !property.deprecated && !property.$ref?.startsWith("#/properties/");
+}
+
 /** A property with its references and its "or null" taken away. */
 function resolve(property, schema) {
   if (property.$ref) {
@@ -11,6 +16,8 @@ function resolve(property, schema) {
   }
   const choices = (property.anyOf ?? property.oneOf ?? []).filter((choice) => choice.type !== "null");
   if (choices.length > 0) property = { ...resolve(choices[0], schema), ...property };
+  if (Array.isArray(property.type)) property = { ...property, type: property.type.find((type) => type !== "null") };
+  if (property.enum) property = { ...property, enum: property.enum.filter((value) => value !== null) };
   return property;
 }
 
@@ -103,7 +110,7 @@ function label(name) {
 export function buildForm(schema, mainPlace, morePlace) {
   const usable = schema?.properties ? schema : { properties: { prompt: { type: "string" } }, required: ["prompt"] };
   const controls = new Map();
-  for (const [name, raw] of Object.entries(usable.properties)) {
+  for (const [name, raw] of Object.entries(usable.properties).filter(([, property]) => offered(property))) {
     const property = resolve(raw, usable);
     const id = `field-${name}`;
     const made = control(name, property, id);
