@@ -1,0 +1,1 @@
+"""Build time only: what puts a model into the image. Nothing here is imported by the worker."""
