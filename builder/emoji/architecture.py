@@ -116,8 +116,9 @@ def save(folder: Path, whole: StableDiffusionPipeline) -> None:
     whole.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
     emoji_tokenizer.save(whole.tokenizer, folder / "tokenizer")
     # transformers would load the text encoder in fp16, as it is stored, and diffusers all else in fp32.
-    config = folder / "text_encoder" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    _edit(folder / "text_encoder" / "config.json", dtype="float32")
+    for part in ("unet", "vae"):
+        _edit(folder / part / "config.json", _name_or_path=None)
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)
 
@@ -127,3 +128,10 @@ def load(folder: Path, device: str | torch.device = "cpu") -> StableDiffusionPip
     whole = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     whole.set_progress_bar_config(disable=True)
     return whole.to(device)
+
+
+def _edit(config: Path, **changes: str | None) -> None:
+    """Set entries of a JSON file, or take out those given as None."""
+    entries = json.loads(config.read_text()) | changes
+    kept = {name: value for name, value in entries.items() if name not in changes or value is not None}
+    config.write_text(json.dumps(kept, indent=2) + "\n")

@@ -39,8 +39,10 @@ def train(names: Sequence[str], tags: Sequence[Sequence[str]], merges: int = MER
 
 def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write it as transformers does, and as the `vocab.json` and `merges.txt` that older readers look for."""
-    tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    rules = [(left, right) for left, right in model["merges"]]
+    # A fresh one: one that was used or loaded also saves how it last padded and where it came from.
+    CLIPTokenizer(vocab=model["vocab"], merges=rules, model_max_length=POSITIONS).save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(rule) for rule in model["merges"])]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -44,6 +44,11 @@ def test_has_stable_diffusions_noise_schedule(pipeline: StableDiffusionPipeline)
     assert DDIMScheduler.from_config(config).config.clip_sample is False
 
 
+def test_says_nothing_of_the_machine_that_saved_it() -> None:
+    for config in MODEL.glob("*/*config.json"):
+        assert not {"_name_or_path", "is_local", "name_or_path"} & json.loads(config.read_text()).keys()
+
+
 def test_asks_for_no_safety_checker() -> None:
     index = json.loads((MODEL / "model_index.json").read_text())
     assert index["safety_checker"] == index["feature_extractor"] == [None, None]
