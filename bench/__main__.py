@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from bench import single
+from bench import encode, single
 
-_BENCHES = {"single": single.run}
+_BENCHES = {"single": single.run, "encode": encode.run}
 
 
 def main() -> None:
