@@ -6,7 +6,7 @@ image's height and width in pixels, `s` is `pixels_per_latent` (8 for Stable Dif
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
+from safetensors import SafetensorError
 
 from sdworker.engine.model_files import ModelError, check_model_folder
+from sdworker.engine.text import Tokens, load_text_encoder, load_tokenizer
 
 __all__ = ["Networks", "NotFinite", "Posterior"]
 
@@ -56,7 +56,7 @@ class Networks:
     def __init__(
         self,
         *,
-        tokenizer: Any,
+        tokenizer: Tokens,
         text_encoder: Any,
         unet: Any,
         vae: Any,
@@ -85,34 +85,40 @@ class Networks:
         checked = check_model_folder(folder)
         diffusers_logging.set_verbosity_error()
         diffusers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
 
-        def part(kind: Any, name: str) -> Any:
+        def part(name: str, load: Callable[[], Any]) -> Any:
             try:
-                module = kind.from_pretrained(
+                return load()
+            except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+                raise ModelError(f"{folder / name} cannot be loaded: {_first_line(error)}") from error
+
+        def network(name: str, kind: Any) -> Any:
+            module = part(
+                name,
+                lambda: kind.from_pretrained(
                     folder / name,
                     dtype=dtype,
                     variant=checked.variants[name],
                     use_safetensors=True,
                     local_files_only=True,
-                )
-            except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-                raise ModelError(f"{folder / name} cannot be loaded: {_first_line(error)}") from error
+                ),
+            )
             return module.to(device).eval().requires_grad_(False)
 
-        unet = part(UNet2DConditionModel, "unet")
+        unet = network("unet", UNet2DConditionModel)
         _check_unet(unet, folder)
-        vae = part(AutoencoderKL, "vae")
+        vae = network("vae", AutoencoderKL)
         if xformers:
             _use_xformers(unet, vae)
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(f"{folder / 'tokenizer'} cannot be loaded: {_first_line(error)}") from error
+        text_encoder = part(
+            "text_encoder",
+            lambda: load_text_encoder(
+                folder / "text_encoder", dtype=dtype, variant=checked.variants["text_encoder"]
+            ),
+        )
         return cls(
-            tokenizer=tokenizer,
-            text_encoder=part(CLIPTextModel, "text_encoder"),
+            tokenizer=part("tokenizer", lambda: load_tokenizer(folder / "tokenizer")),
+            text_encoder=text_encoder.to(device).eval().requires_grad_(False),
             unet=unet,
             vae=vae,
             scheduler_config=checked.scheduler_config,
@@ -156,18 +162,8 @@ class Networks:
         if known is not None:
             self._texts.move_to_end(prompt)
             return known
-        tokens = self._tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(self.device) if masked else None
-        embedding = self._text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].to(
-            self.dtype
-        )
+        ids, mask = self._tokenizer(prompt)
+        embedding = self._text_encoder(ids.to(self.device), mask.to(self.device)).to(self.dtype)
         self._texts[prompt] = embedding
         while len(self._texts) > _TEXT_CACHE:
             oldest = next(text for text in self._texts if text)
