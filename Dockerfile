@@ -70,13 +70,16 @@ COPY --from=assets /opt/sdworker /opt/sdworker
 WORKDIR /app
 COPY handler.py test_input.json ./
 
-# Nothing is downloaded at run time; the SDK's own default log level would log every prompt and image.
+# Nothing is downloaded at run time; the SDK's own default log level would log every prompt and image. The last two
+# have the container runtime put the driver in: images that start from CUDA's have them, a plain Python has not.
 ENV PATH=/opt/venv/bin:/opt/sdworker/bin:${PATH} \
     PYTHONPATH=/opt/sdworker \
     PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1 \
     TOKENIZERS_PARALLELISM=false \
-    RUNPOD_LOG_LEVEL=INFO
+    RUNPOD_LOG_LEVEL=INFO \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 USER worker
 STOPSIGNAL SIGTERM

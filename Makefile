@@ -23,8 +23,14 @@ lint: $(VENV)/.dev  ## lint, format and type checks
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+serve: $(VENV)/.run  ## the endpoint on 127.0.0.1:8000 with one worker; SERVE_ARGS="--help" tells the options
+	$(BIN)/sdworker serve $(SERVE_ARGS)
+
 bench: $(VENV)/.dev  ## measure; every bench prints a table and writes JSON to bench/results/
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+image:  ## build the image, with the model that MODEL_ID names in IMAGE_ARGS="--build-arg MODEL_ID=…"
+	docker build --platform linux/amd64 -t sdworker $(IMAGE_ARGS) .
 
 reference: $(VENV)/.dev  ## rewrite the tables in README.md and docs/ that are generated from the code
 	$(BIN)/python -m builder.reference

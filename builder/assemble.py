@@ -67,12 +67,6 @@ def _check_unet(config: dict[str, Any]) -> int:
         raise FetchError(
             f"its UNet has {channels} input channels; 4 (text to image) or 9 (inpainting) are supported"
         )
-    if (
-        config.get("time_cond_proj_dim")
-        or config.get("class_embed_type")
-        or config.get("addition_embed_type")
-    ):
-        raise FetchError(
-            "its UNet wants more than a timestep and a prompt, which the worker does not give it"
-        )
+    if config.get("class_embed_type") or config.get("addition_embed_type"):
+        raise FetchError("its UNet wants more than a timestep, a prompt and a guidance scale")
     return int(channels)

@@ -15,7 +15,13 @@ __all__ = ["COMPONENTS", "INDEX", "Plan", "clean_index", "plan_files"]
 INDEX = "model_index.json"
 
 _SUPPORTED = "Stable Diffusion 1.x and 2.x for text to image, and their 9-channel inpainting models"
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
+# Pipelines made of the same components: what is done with them is the worker's affair.
+_PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "LatentConsistencyModelPipeline",
+)
 _LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
 _TOKENIZER_FILES = (
     "vocab.json",

@@ -1,7 +1,11 @@
 """What an image says of itself: the text that travels in its file, as AUTOMATIC1111's web UI writes it.
 
-Tools that read PNG info (and people who want the same picture again) find prompt, settings and seed there.
+Tools that read PNG info (and people who want the same picture again) find prompt, settings and seed there. Its
+reader is `parse_generation_parameters` in the web UI's modules/infotext_utils.py. A line of a prompt that begins
+with "Negative prompt:" is where that reader's negative prompt begins; the format knows no way around it.
 """
+
+import json
 
 from sdworker import __version__
 from sdworker.request import Request
@@ -31,5 +35,11 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
     lines = [request.prompt]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
-    lines.append(", ".join(f"{name}: {value}" for name, value in facts.items()))
-    return "\n".join(lines)
+    lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in facts.items()))
+    # A NUL ends the text for every reader written in C, and what follows would be lost.
+    return "\n".join(lines).replace("\0", "")
+
+
+def _quoted(value: str) -> str:
+    """A value as the web UI's `quote` writes it: in quotes where the reader would end it too early."""
+    return json.dumps(value, ensure_ascii=False) if set(value) & set(',:\n"') else value

@@ -1,8 +1,8 @@
 """`import sdworker.quick_start`, before anything heavy, makes the imports that follow quick.
 
-For processes that only serve, as `handler.py` does. docs/tuning.md says what each of its four means is worth, and
-`python -m bench coldstart` measures them together. QUICK_START=0 switches them off, and then everything is imported
-the plain way, to the same pictures:
+For processes that only serve, as `handler.py` does. docs/tuning.md says what each of its four means is worth;
+`python -m bench coldstart` measures them together. QUICK_START=0 switches them off, and then everything is
+imported the plain way, to the same pictures:
 
 - diffusers' UNet and VAE without what surrounds them: every other model family, transformers, torch's compiler;
 - runpod without the probe of the processor that its debugger makes, a second in a process of its own;

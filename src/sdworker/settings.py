@@ -1,17 +1,19 @@
 """Every environment variable the worker reads: its type, its default, what it means.
 
-This is the only place that reads the environment for the worker's own behaviour. The table in
-`docs/settings.md` is generated from it. A variable that is set but empty counts as unset, because
-consoles like to send empty strings.
+This is the only place that reads the environment for the worker's own behaviour; the table in README.md is
+generated from it. A variable that is set but empty counts as unset, because consoles like to send empty
+strings; white space around a value, which comes with pasting, is dropped.
 """
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sdworker.engine.samplers import find_sampler
 
 __all__ = [
     "Attention",
@@ -29,7 +31,15 @@ class SettingsError(Exception):
     """The environment does not make sense; the message names each variable and what it should be."""
 
 
-class Device(StrEnum):
+class _Choice(StrEnum):
+    """One of a few words; their case does not matter."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        return next((choice for choice in cls if choice.value == str(value).lower()), None)
+
+
+class Device(_Choice):
     """Where the networks run."""
 
     AUTO = "auto"
@@ -37,7 +47,7 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-class Precision(StrEnum):
+class Precision(_Choice):
     """The floating-point type of the networks' weights and activations."""
 
     AUTO = "auto"
@@ -46,21 +56,21 @@ class Precision(StrEnum):
     FP32 = "fp32"
 
 
-class Attention(StrEnum):
+class Attention(_Choice):
     """Who computes attention in the UNet and the VAE."""
 
     SDPA = "sdpa"
     XFORMERS = "xformers"
 
 
-class BucketFallback(StrEnum):
+class BucketFallback(_Choice):
     """What becomes of an image whose upload failed for good."""
 
     ERROR = "error"
     BASE64 = "base64"
 
 
-class BucketAddressing(StrEnum):
+class BucketAddressing(_Choice):
     """Where a bucket's name goes in its objects' URLs."""
 
     AUTO = "auto"
@@ -71,7 +81,9 @@ class BucketAddressing(StrEnum):
 class Settings(BaseSettings):
     """The worker's configuration, read once at start. Field names are the variables', in lower case."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     # The model and where it runs.
     model_dir: Path | None = Field(
@@ -180,6 +192,28 @@ class Settings(BaseSettings):
         description="Import only what is needed, and read the weights meanwhile. `0` imports the plain way.",
     )
     warm_up: bool = Field(True, description="Draw one small image before taking jobs.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strip(cls, given: dict[str, Any]) -> dict[str, Any]:
+        stripped = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
+        return {name: value for name, value in stripped.items() if value != ""}
+
+    @field_validator("default_scheduler")
+    @classmethod
+    def _is_a_sampler(cls, name: str) -> str:
+        return find_sampler(name).name
+
+    @model_validator(mode="after")
+    def _default_size_may_be_drawn(self) -> Self:
+        """Where the model says one side, `Contract` checks it, once the model is known."""
+        width, height = self.default_width, self.default_height
+        if width and height and width * height > self.max_pixels:
+            raise ValueError(
+                f"DEFAULT_WIDTH x DEFAULT_HEIGHT: {width * height} pixels are more than MAX_PIXELS, "
+                f"{self.max_pixels}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _bucket_is_whole(self) -> Self:

@@ -34,34 +34,48 @@ def _kinds(annotation: Any) -> list[Any]:
 def _text(limits: Mapping[type, Any]) -> str:
     if MaxLen not in limits:
         return "text"
-    shortest = limits[MinLen].min_length if MinLen in limits else 0
-    return f"text of {shortest} to {limits[MaxLen].max_length} characters"
+    longest = limits[MaxLen].max_length
+    if MinLen in limits:
+        return f"text of {limits[MinLen].min_length} to {longest} characters"
+    return f"text of at most {longest} characters"
 
 
 def _number(noun: str, limits: Mapping[type, Any]) -> str:
     if MultipleOf in limits:
         noun = f"a multiple of {limits[MultipleOf].multiple_of}"
     low = f" above {limits[Gt].gt}" if Gt in limits else f" from {limits[Ge].ge}" if Ge in limits else ""
-    high = f" {'up ' if Gt in limits else ''}to {limits[Le].le}" if Le in limits else " up"
-    return f"{noun}{low}{high}"
+    if Le in limits:
+        return f"{noun}{low} {'to' if Ge in limits else 'up to'} {limits[Le].le}"
+    return f"{noun}{low} up" if Ge in limits else f"{noun}{low}"
 
 
-def show(value: object) -> str:
-    """A value as an error may quote it: short, in ASCII, and never a whole picture or prompt."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, (list, tuple)):
-        return "a list"
-    if isinstance(value, str):
-        return _quote(value)
-    if isinstance(value, int) and abs(value) >= 10**_LONGEST_QUOTE:
-        return "a number too long to repeat"
-    return str(value)[:_LONGEST_QUOTE]
+def show(value: object, *, quote: bool = True) -> str:
+    """A value as an error may speak of it: short, on one line, in ASCII.
+
+    Args:
+        quote: repeat a short text as it is; else, and if it is long, only its length is told.
+    """
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return _quote(value) if quote and len(value) <= _LONGEST_QUOTE else _length(value)
+        case int():
+            return str(value) if abs(value) < 10**_LONGEST_QUOTE else "a number too long to repeat"
+        case float():
+            return str(value)
+        case Mapping():
+            return "an object"
+        case list() | tuple():
+            return "a list"
+    return f"a {type(value).__name__}"
 
 
 def _quote(text: str) -> str:
-    if len(text) > _LONGEST_QUOTE:
-        return f"a text of {len(text)} characters"
     return repr(text).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _length(text: str) -> str:
+    return f"a text of {len(text)} character{'' if len(text) == 1 else 's'}"

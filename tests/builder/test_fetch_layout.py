@@ -79,6 +79,10 @@ class TestFilesTaken:
             in plan_files(INDEX, [*names, *WEIGHTS, "tokenizer/tokenizer.json"]).copies
         )
 
+    def test_a_latent_consistency_model_has_the_same_parts(self) -> None:
+        plan = plan_files({**INDEX, "_class_name": "LatentConsistencyModelPipeline"}, SMALL + WEIGHTS)
+        assert sorted(plan.weights) == WEIGHTS
+
 
 class TestRefused:
     @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ class TestRefused:
             "StableDiffusionXLPipeline",
             "StableDiffusion3Pipeline",
             "FluxPipeline",
-            "LatentConsistencyModelPipeline",
+            "StableDiffusionInstructPix2PixPipeline",
         ],
     )
     def test_other_pipelines_with_what_is_supported(self, name: str) -> None:

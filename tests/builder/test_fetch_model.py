@@ -209,8 +209,11 @@ class TestHubModel:
 class TestSingleFile:
     """With transformers 5.6 and later this depends on a repair in diffusers (huggingface/diffusers#13833)."""
 
-    def test_gives_the_same_folder_as_the_diffusers_layout(self, folder: Path, tmp_path: Path) -> None:
-        save_ldm(folder, tmp_path / "one.safetensors")
+    @pytest.mark.parametrize("open_clip", [False, True], ids=["1.x", "2.x"])
+    def test_gives_the_same_folder_as_the_diffusers_layout(
+        self, folder: Path, tmp_path: Path, open_clip: bool
+    ) -> None:
+        save_ldm(folder, tmp_path / "one.safetensors", open_clip=open_clip)
         checkpoint = str(tmp_path / "one.safetensors")
         single = fetch(checkpoint, tmp_path / "single", hub=OFFLINE, config_from=str(folder))
         layout = fetch(str(folder), tmp_path / "layout", hub=OFFLINE)

@@ -78,8 +78,11 @@ def make_diffusers_folder(folder: Path, *, unet_channels: int = 4) -> None:
     (folder / "README.md").write_text("A card.")
 
 
-def ldm_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The folder's networks under the names that the original Stable Diffusion code gives their weights."""
+def ldm_tensors(folder: Path, *, open_clip: bool = False) -> dict[str, torch.Tensor]:
+    """The folder's networks under the names that the original Stable Diffusion code gives their weights.
+
+    Stable Diffusion 1.x keeps its text encoder as transformers names it, 2.x as OpenCLIP does.
+    """
     tensors = {}
     for key, value in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
         tensors["model.diffusion_model." + _unet_name(key)] = value
@@ -88,16 +91,49 @@ def ldm_tensors(folder: Path) -> dict[str, torch.Tensor]:
         # The original attention is made of 1x1 convolutions.
         is_projection = ".attn_1." in name and value.ndim == 2
         tensors["first_stage_model." + name] = value[:, :, None, None] if is_projection else value
-    for key, value in load_file(folder / "text_encoder" / "model.safetensors").items():
-        tensors["cond_stage_model.transformer.text_model." + key.removeprefix("text_model.")] = value
-    # What else real checkpoints carry.
-    positions = torch.arange(77)[None]
-    tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = positions
+    text = load_file(folder / "text_encoder" / "model.safetensors")
+    text = {key.removeprefix("text_model."): value for key, value in text.items()}
+    if open_clip:
+        tensors |= {f"cond_stage_model.model.{key}": value for key, value in _open_clip(text).items()}
+    else:
+        tensors |= {f"cond_stage_model.transformer.text_model.{key}": value for key, value in text.items()}
+        # What else real checkpoints carry, here and below.
+        positions = torch.arange(77)[None]
+        tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = positions
     tensors["model_ema.decay"] = torch.tensor(0.9999)
     tensors["alphas_cumprod"] = torch.linspace(1, 0, 1000)
     return {key: value.contiguous() for key, value in tensors.items()}
 
 
+def _open_clip(text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """OpenCLIP has one matrix for queries, keys and values, and other names."""
+    tensors = {"logit_scale": torch.tensor(1.0), "text_projection": torch.eye(_WIDTH)}
+    for key, value in text.items():
+        if ".q_proj." in key:
+            kind = key.rsplit(".", 1)[1]
+            joined = torch.cat([text[key.replace("q_proj", name)] for name in ("q_proj", "k_proj", "v_proj")])
+            name = key.replace("self_attn.q_proj." + kind, f"attn.in_proj_{kind}")
+        elif ".k_proj." in key or ".v_proj." in key:
+            continue
+        else:
+            joined, name = value, key
+        for ours, theirs in _OPEN_CLIP:
+            name = name.replace(ours, theirs)
+        tensors[name] = joined
+    return tensors
+
+
+_OPEN_CLIP = (
+    ("embeddings.token_embedding", "token_embedding"),
+    ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("final_layer_norm", "ln_final"),
+    ("encoder.layers.", "transformer.resblocks."),
+    ("layer_norm1", "ln_1"),
+    ("layer_norm2", "ln_2"),
+    ("self_attn.out_proj", "attn.out_proj"),
+    ("mlp.fc1", "mlp.c_fc"),
+    ("mlp.fc2", "mlp.c_proj"),
+)
 _RESNET = (
     ("norm1", "in_layers.0"),
     ("conv1", "in_layers.2"),
@@ -204,6 +240,6 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2))
 
 
-def save_ldm(folder: Path, path: Path) -> None:
+def save_ldm(folder: Path, path: Path, *, open_clip: bool = False) -> None:
     """Write the folder's model as a single file."""
-    save_file(ldm_tensors(folder), path)
+    save_file(ldm_tensors(folder, open_clip=open_clip), path)

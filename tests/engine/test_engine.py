@@ -244,6 +244,32 @@ class TestFaults:
             await engine.draw(PLAIN)
         engine.close()
 
+    async def test_a_defect_of_the_loop_itself_leaves_no_job_hanging(
+        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any) -> None:
+            raise IndexError("a defect")
+
+        monkeypatch.setattr("sdworker.engine.engine.choose", broken)
+        engine = Engine(networks, max_rows=8)
+        with pytest.raises(DeviceLost):
+            await engine.draw(PLAIN)
+        with pytest.raises(DeviceLost):
+            await engine.draw(PLAIN)
+        engine.close()
+
+    async def test_a_progress_callback_that_fails_does_not_stop_the_drawing(self, engine: Engine) -> None:
+        def broken(_step: int, _steps: int) -> None:
+            raise ValueError("a defect of the caller")
+
+        assert len(await engine.draw(PLAIN, broken)) == 1
+
+    async def test_a_closed_engine_takes_nothing_new(self, networks: TamperedNetworks) -> None:
+        engine = Engine(networks, max_rows=8)
+        engine.close()
+        with pytest.raises(EngineError, match="shutting down"):
+            await engine.draw(PLAIN)
+
     async def test_a_sampler_that_cannot_is_refused_before_anything_is_drawn(
         self, engine: Engine, networks: TamperedNetworks
     ) -> None:

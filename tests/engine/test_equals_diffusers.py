@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -144,6 +145,36 @@ async def test_any_strength_and_step_count_draws_or_says_why_not(
         assert images[0].shape == (64, 64, 3)
 
 
+class TestEmbeddedGuidance:
+    """A latent consistency model's UNet is told the guidance scale instead of running twice."""
+
+    @pytest.mark.parametrize("guidance", [8.0, 1.0])
+    @pytest.mark.parametrize("sampler", ["LCM", "DPM++ 2M Karras"])
+    async def test_draws_what_diffusers_draws(
+        self, networks: RecordingNetworks, model: Path, sampler: str, guidance: float
+    ) -> None:
+        config = dict(networks._unet.config) | {"time_cond_proj_dim": 64}
+        torch.manual_seed(0)
+        unet = diffusers.UNet2DConditionModel.from_config(config).eval().requires_grad_(False)
+        engine = Engine(with_unet(networks, unet), max_rows=16)
+        drawings = [base(sampler=sampler, steps=4, guidance=guidance, seeds=(5, 6)), base(guidance=guidance)]
+        await asyncio.gather(*(compare(engine, Reference(model, unet=unet), drawing) for drawing in drawings))
+        engine.close()
+
+
+def with_unet(networks: RecordingNetworks, unet: Any) -> RecordingNetworks:
+    """The embedded model with another UNet."""
+    return RecordingNetworks(
+        tokenizer=networks._tokenizer,
+        text_encoder=networks._text_encoder,
+        unet=unet,
+        vae=networks._vae,
+        scheduler_config=networks.scheduler_config,
+        device=CPU,
+        dtype=torch.float32,
+    )
+
+
 class TestNativeInpainting:
     """A 9-channel UNet: the mask and the masked picture go into it, nothing is blended."""
 
@@ -157,16 +188,7 @@ class TestNativeInpainting:
     @pytest.fixture(scope="class")
     @classmethod
     def native(cls, networks: RecordingNetworks, unet: Any) -> Engine:
-        parts = RecordingNetworks(
-            tokenizer=networks._tokenizer,
-            text_encoder=networks._text_encoder,
-            unet=unet,
-            vae=networks._vae,
-            scheduler_config=networks.scheduler_config,
-            device=CPU,
-            dtype=torch.float32,
-        )
-        return Engine(parts, max_rows=16)
+        return Engine(with_unet(networks, unet), max_rows=16)
 
     @pytest.mark.parametrize("strength", [1.0, 0.6])
     @pytest.mark.parametrize("sampler", ["DPM++ 2M Karras", "Euler a"])

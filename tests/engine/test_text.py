@@ -23,8 +23,8 @@ def theirs(model: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def ours(model: Path) -> Tokens:
-    assert text._plain_tokenizer(model / "tokenizer") is not None
-    return load_tokenizer(model / "tokenizer")
+    assert text._plain_tokenizer(model / "tokenizer", 77) is not None
+    return load_tokenizer(model / "tokenizer", 77)
 
 
 @settings(max_examples=500, deadline=None)
@@ -73,7 +73,7 @@ def test_a_tokenizer_of_another_make_is_left_to_transformers(
     shutil.copytree(model / "tokenizer", folder)
     file = folder / "tokenizer.json"
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | change), "utf-8")
-    assert text._plain_tokenizer(folder) is None
+    assert text._plain_tokenizer(folder, 77) is None
 
 
 def test_a_folder_with_vocabulary_and_merges_alone_gives_the_same_tokens(
@@ -81,7 +81,7 @@ def test_a_folder_with_vocabulary_and_merges_alone_gives_the_same_tokens(
 ) -> None:
     folder = tmp_path / "tokenizer"
     shutil.copytree(model / "tokenizer", folder, ignore=shutil.ignore_patterns("tokenizer.json"))
-    ids, mask = load_tokenizer(folder)("a red apple")
+    ids, mask = load_tokenizer(folder, 77)("a red apple")
     assert torch.equal(ids, ours("a red apple")[0])
     assert torch.equal(mask, ours("a red apple")[1])
 

@@ -3,9 +3,11 @@
 import pytest
 from runpod.serverless.modules import rp_scale
 
-from sdworker.serverless import drain
+from sdworker.serverless import scaler
 
 from .conftest import running_worker
+
+ORIGINAL = scaler.EventDrivenJobScaler.__base__
 
 SLOW = {"prompt": "x", "width": 64, "height": 64, "num_inference_steps": 120, "guidance_scale": 4}
 
@@ -35,12 +37,13 @@ async def test_sigterm_while_idle_ends_the_process_at_once_and_takes_nothing_mor
 
 
 def test_a_changed_sdk_is_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rp_scale.JobScaler, "run_jobs", lambda self, session: None)
-    with pytest.raises(drain.SdkChanged, match=r"runpod 1\.12\.0"):
-        drain.install()
+    monkeypatch.setattr(rp_scale, "JobScaler", ORIGINAL)
+    monkeypatch.setattr(ORIGINAL, "handle_job", lambda self, session, job: None)
+    with pytest.raises(scaler.SdkChanged, match=r"runpod 1\.12\.0"):
+        scaler.install()
 
 
 def test_the_installed_sdk_is_the_one_it_was_written_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rp_scale, "JobScaler", rp_scale.JobScaler)
-    drain.install()
-    assert rp_scale.JobScaler is drain.DrainingJobScaler
+    monkeypatch.setattr(rp_scale, "JobScaler", ORIGINAL)
+    scaler.install()
+    assert rp_scale.JobScaler is scaler.EventDrivenJobScaler

@@ -3,11 +3,16 @@
 import argparse
 import asyncio
 import base64
+import contextlib
 import json
+import re
 import sys
 import urllib.parse
 from pathlib import Path
 from typing import Any
+
+from sdworker.cli.fields import add_set_option, read_fields
+from sdworker.cli.images import suffix_of
 
 __all__ = ["add_parser", "run"]
 
@@ -24,13 +29,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--job", type=Path, default=Path("test_input.json"), help="a job as JSON (default: %(default)s)"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="an input field; the value is read as JSON where it is JSON, else as text",
-    )
+    add_set_option(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)"
     )
@@ -41,7 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw; returns the exit code."""
     try:
         job = _job(arguments)
-    except (OSError, ValueError) as error:
+        if arguments.out.exists() and not arguments.out.is_dir():
+            raise ValueError(f"--out {arguments.out}: is not a folder")
+    except ValueError as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 2
     return asyncio.run(_generate(job, arguments.out))
@@ -51,27 +52,31 @@ def _job(arguments: argparse.Namespace) -> dict[str, Any]:
     """The job to run.
 
     Raises:
-        OSError, ValueError: it cannot be read.
+        ValueError: there is none.
     """
     if arguments.prompt is not None:
         job: dict[str, Any] = {"input": {"prompt": arguments.prompt}}
     else:
-        job = json.loads(arguments.job.read_text("utf-8"))
-        if not isinstance(job, dict) or not isinstance(job.get("input"), dict):
-            raise ValueError(f'{arguments.job} should hold a job: {{"input": {{"prompt": …}}}}')
-    for assignment in arguments.set:
-        field, equals, value = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"--set {assignment}: should be FIELD=VALUE")
-        job["input"][field] = _json_or_text(value)
+        job = _read(arguments.job)
+    job["input"] |= read_fields(arguments.set)
     return {"id": "local", **job}
 
 
-def _json_or_text(value: str) -> Any:
+def _read(file: Path) -> dict[str, Any]:
+    """The job in a file.
+
+    Raises:
+        ValueError: there is none.
+    """
     try:
-        return json.loads(value)
-    except ValueError:
-        return value
+        job = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(job, dict) or not isinstance(job.get("input"), dict):
+        raise ValueError(f'{file} should hold a job: {{"input": {{"prompt": …}}}}')
+    return job
 
 
 async def _generate(job: dict[str, Any], out: Path) -> int:
@@ -89,34 +94,39 @@ async def _generate(job: dict[str, Any], out: Path) -> int:
 
     try:
         worker = build_worker(load_settings())
-        with tqdm(desc="drawing", unit="step", disable=None) as bar:
+        with contextlib.ExitStack() as stack:
+            bars: list[Any] = []  # one, once there is something to show
 
             def on_step(step: int, steps: int) -> None:
-                bar.total = steps
-                bar.update(step - bar.n)
+                if not bars:
+                    bars.append(stack.enter_context(tqdm(desc="drawing", unit="step", total=steps)))
+                bars[0].update(step - bars[0].n)
 
             output = await worker.run(job, on_step)
     except (DeliveryError, EngineError, InputError, ModelError, PictureError, SettingsError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1
-    for i, item in enumerate(output):
-        print(f"{_save(item['image'], out, i)}  seed {item['seed']}")
+    try:
+        for item in output:
+            name = f"{_slug(str(job['input'].get('prompt')))}-{item['seed']}"
+            print(f"{_save(item['image'], out / name)}  seed {item['seed']}")
+    except OSError as error:
+        print(f"sdworker: {out} takes no images: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _save(image: str, out: Path, number: int) -> str:
-    """Write a base64 image into the folder, or leave a URL as it is; returns what to print."""
+def _save(image: str, stem: Path) -> str:
+    """Write a base64 image to `stem` and its suffix, or leave a URL as it is; returns what to print."""
     if urllib.parse.urlsplit(image).scheme in ("http", "https"):
         return image
     data = base64.b64decode(image)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{number}{_suffix(data)}"
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    path = stem.with_name(stem.name + suffix_of(data))
     path.write_bytes(data)
     return str(path)
 
 
-def _suffix(data: bytes) -> str:
-    """The usual file suffix of an image, by its first bytes."""
-    if data.startswith(b"\xff\xd8"):
-        return ".jpg"
-    return ".webp" if data[8:12] == b"WEBP" else ".png"
+def _slug(prompt: str) -> str:
+    """A prompt as part of a file's name."""
+    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].rstrip("-") or "image"

@@ -55,6 +55,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
         self._live: list[_Ticket] = []
         self._lost: DeviceLost | None = None
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -69,6 +70,8 @@ class Engine:
         """
         if self._lost is not None:
             raise self._lost
+        if self._closed:
+            raise EngineError("the worker is shutting down; send the job again")
         await asyncio.to_thread(self._check, drawing)
         ticket = _Ticket(drawing, on_step)
         self._inbox.put(ticket)
@@ -82,7 +85,8 @@ class Engine:
             raise
 
     def close(self) -> None:
-        """Finish what is being drawn, refuse nothing that was submitted, then end the thread."""
+        """Finish what was submitted, take nothing new, then end the thread."""
+        self._closed = True
         self._inbox.put(None)
         self._thread.join()
 
@@ -98,24 +102,25 @@ class Engine:
     def _run(self) -> None:
         with torch.inference_mode():
             while self._admit() or self._live:
-                self._drop_cancelled()
-                chosen = choose([ticket for ticket in self._live if not ticket.finished], self._row_limit)
-                if chosen:
-                    self._step(chosen)
-                self._deliver_finished()
+                try:
+                    self._drop_cancelled()
+                    chosen = choose([ticket for ticket in self._live if not ticket.finished], self._row_limit)
+                    if chosen:
+                        self._step(chosen)
+                    self._deliver_finished()
+                except Exception as error:  # a defect of the loop itself; without this every job would hang
+                    self._lose(error, [])
 
     def _admit(self) -> bool:
         """Begin what was submitted, waiting for it when there is nothing else to do. False: closed."""
-        open_ = True
         while True:
             try:
-                ticket = self._inbox.get(block=open_ and not self._live)
+                ticket = self._inbox.get(block=not self._live)
             except queue.Empty:
-                return open_
+                return True
             if ticket is None:
-                open_ = False
                 self._inbox.put(None)  # stays closed for the next round
-                return open_
+                return False
             self._begin(ticket)
 
     def _begin(self, ticket: "_Ticket") -> None:
@@ -214,16 +219,24 @@ class Engine:
 
     def _fail(self, tickets: "list[_Ticket]", error: Exception) -> None:
         if _is_fatal(error):
-            log.error("the device is lost", exc_info=error)
-            self._lost = DeviceLost("the GPU failed and this worker restarts; send the job again")
-            self._lost.__cause__ = error
-            tickets = list({id(ticket): ticket for ticket in [*tickets, *self._live]}.values())
+            self._lose(error, tickets)
+            return
         for ticket in tickets:
             if ticket in self._live:
                 self._live.remove(ticket)
-            ticket.images.set_exception(self._lost or self._explain(ticket.drawing, error))
+            ticket.images.set_exception(self._explain(ticket.drawing, error))
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             self._free_memory()
+
+    def _lose(self, error: Exception, tickets: "list[_Ticket]") -> None:
+        """Nothing can be drawn any more: fail these, all that live, and all to come."""
+        log.critical("the engine cannot go on", exc_info=error)
+        self._lost = DeviceLost("the GPU failed and this worker restarts; send the job again")
+        self._lost.__cause__ = error
+        for ticket in {*tickets, *self._live}:
+            if not ticket.images.done():
+                ticket.images.set_exception(self._lost)
+        self._live.clear()
 
     def _explain(self, drawing: Drawing, error: Exception) -> EngineError:
         """The error a user gets: what happened and what to do about it."""
@@ -285,8 +298,14 @@ class _Ticket:
         return self.begun.finished
 
     def report(self) -> None:
-        if self._on_step is not None:
+        """Tell whoever asked how far it is; what they do wrong must not stop the engine."""
+        if self._on_step is None:
+            return
+        try:
             self._on_step(self.begun.evaluation, self.begun.table.evaluations)
+        except Exception:
+            log.exception("on_step failed; it is not called again")
+            self._on_step = None
 
 
 def _is_fatal(error: BaseException) -> bool:

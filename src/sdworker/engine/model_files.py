@@ -6,11 +6,12 @@ fail at the first job with a traceback out of a library.
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ModelError", "ModelFolder", "check_model_folder"]
+__all__ = ["ModelError", "ModelFolder", "check_complete", "check_model_folder"]
 
 
 class ModelError(Exception):
@@ -32,6 +33,7 @@ class ModelFolder:
     scheduler_config: dict[str, Any]
 
 
+_KINDS = ("StableDiffusion", "LatentConsistencyModel")
 # Component → the stem of its weights' file, as diffusers and transformers name it.
 _WEIGHTS = {
     "text_encoder": "model",
@@ -53,10 +55,11 @@ def check_model_folder(path: Path) -> ModelFolder:
         )
     index = _read_json(path / "model_index.json")
     kind = str(index.get("_class_name", ""))
-    if not kind.startswith("StableDiffusion") or "text_encoder_2" in index:
+    if not kind.startswith(_KINDS) or "text_encoder_2" in index:
         raise ModelError(
             f"{path / 'model_index.json'} describes a {kind or 'pipeline of unknown kind'}; "
-            "this worker serves Stable Diffusion 1.x and 2.x (StableDiffusionPipeline and its inpainting twin)"
+            "this worker serves Stable Diffusion 1.x and 2.x (StableDiffusionPipeline, its inpainting twin and "
+            "LatentConsistencyModelPipeline)"
         )
     for component in _WEIGHTS:
         _read_json(path / component / "config.json")
@@ -68,12 +71,34 @@ def check_model_folder(path: Path) -> ModelFolder:
     )
 
 
+def check_complete(folder: Path, info: Mapping[str, Any]) -> None:
+    """Refuse a network that was loaded with some of its weights lacking, which would then be random.
+
+    Args:
+        info: `missing_keys` and `mismatched_keys`, as diffusers' and transformers' `output_loading_info` has them.
+
+    Raises:
+        ModelError: naming the first of them.
+    """
+    found = [*(info.get("missing_keys") or ()), *(info.get("mismatched_keys") or ())]
+    lacking = sorted(name if isinstance(name, str) else str(name[0]) for name in found)  # or name and shapes
+    if lacking:
+        raise ModelError(f"{folder} lacks {len(lacking)} of its weights, or has them misshapen: {lacking[0]}")
+
+
 def _check_tokenizer(folder: Path) -> None:
+    """The library takes a vocabulary without merges for granted and answers damage with whatever it meets."""
+    if (folder / "tokenizer_config.json").is_file():
+        _read_json(folder / "tokenizer_config.json")
     if (folder / "tokenizer.json").is_file():
+        if not isinstance(_read_json(folder / "tokenizer.json").get("model"), dict):
+            raise ModelError(f"{folder / 'tokenizer.json'} is damaged: it holds no tokenizer")
         return
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder / name} is missing")
+    if not _read_json(folder / "vocab.json"):
+        raise ModelError(f"{folder / 'vocab.json'} is damaged: it is empty")
+    merges = [line for line in _read_text(folder / "merges.txt").splitlines() if not line.startswith("#")]
+    if not any(merges):
+        raise ModelError(f"{folder / 'merges.txt'} is damaged: it holds no merges")
 
 
 def _check_weights(folder: Path, stem: str) -> str | None:
@@ -88,12 +113,23 @@ def _check_weights(folder: Path, stem: str) -> str | None:
             _check_safetensors(whole)
             return variant
         if shards.is_file():
-            for shard in sorted(set(_read_json(shards).get("weight_map", {}).values())):
+            for shard in _shards(shards):
                 _check_safetensors(folder / shard)
             return variant
     pickled = next((file for file in folder.glob("*.bin")), None)
-    hint = f" ({pickled.name} is a pickle: convert the model with builder/fetch_model.py)" if pickled else ""
+    hint = (
+        f" ({pickled.name} is a pickle, which can run code: get the model as safetensors)" if pickled else ""
+    )
     raise ModelError(f"{folder / stem}.safetensors is missing{hint}")
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index of sharded weights names."""
+    weight_map = _read_json(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"{index} is damaged: its weight_map names no files")
+    return sorted(set(names))
 
 
 def _check_safetensors(file: Path) -> None:
@@ -107,35 +143,53 @@ def _check_safetensors(file: Path) -> None:
         with file.open("rb") as stream:
             start = stream.read(8)
             if start.startswith(b"version "):
-                raise ModelError(f"{file} is a Git LFS pointer, not the weights: run `git lfs pull`")
+                raise ModelError(_pointer(file))
             if len(start) < 8:
                 raise ModelError(f"{file} is damaged: it has only {size} bytes")
             (length,) = struct.unpack("<Q", start)
-            header = json.loads(stream.read(length)) if length <= size - 8 else None
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError:
-        header = None
-    if not isinstance(header, dict):
-        raise ModelError(f"{file} is damaged: its safetensors header cannot be read")
-    promised = max(
-        (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
-    )
-    if size != 8 + length + promised:
-        raise ModelError(
-            f"{file} is damaged: it has {size} bytes, its header promises {8 + length + promised}"
-        )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text("utf-8"))
+            if length > size - 8:
+                raise ModelError(
+                    f"{file} is damaged: it has {size} bytes, its header alone should have {length}"
+                )
+            promised = 8 + length + _data_bytes(json.loads(stream.read(length)))
     except FileNotFoundError:
         raise ModelError(f"{file} is missing") from None
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged: its safetensors header cannot be read") from error
+    if size != promised:
+        raise ModelError(f"{file} is damaged: it has {size} bytes, its header promises {promised}")
+
+
+def _data_bytes(header: Any) -> int:
+    """How many bytes of data a safetensors header promises; any error means that it is none."""
+    return max(int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read_text(file))
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{file} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} is damaged: it should hold a JSON object")
     return content
+
+
+def _read_text(file: Path) -> str:
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError:
+        raise ModelError(f"{file} is missing") from None
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file} is damaged: it is no text") from error
+    if text.startswith("version https://git-lfs"):
+        raise ModelError(_pointer(file))
+    return text
+
+
+def _pointer(file: Path) -> str:
+    return f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull`"

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
 
-from sdworker.engine.model_files import ModelError, check_model_folder
+from sdworker.engine.model_files import ModelError, check_complete, check_model_folder
 from sdworker.engine.text import Tokens, load_text_encoder, load_tokenizer
 
 __all__ = ["Networks", "NotFinite", "Posterior"]
@@ -86,23 +85,19 @@ class Networks:
         diffusers_logging.set_verbosity_error()
         diffusers_logging.disable_progress_bar()
 
-        def part(name: str, load: Callable[[], Any]) -> Any:
-            try:
-                return load()
-            except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-                raise ModelError(f"{folder / name} cannot be loaded: {_first_line(error)}") from error
-
         def network(name: str, kind: Any) -> Any:
-            module = part(
-                name,
+            module, info = _load(
+                folder / name,
                 lambda: kind.from_pretrained(
                     folder / name,
                     dtype=dtype,
                     variant=checked.variants[name],
                     use_safetensors=True,
                     local_files_only=True,
+                    output_loading_info=True,
                 ),
             )
+            check_complete(folder / name, info)
             return module.to(device).eval().requires_grad_(False)
 
         unet = network("unet", UNet2DConditionModel)
@@ -110,14 +105,16 @@ class Networks:
         vae = network("vae", AutoencoderKL)
         if xformers:
             _use_xformers(unet, vae)
-        text_encoder = part(
-            "text_encoder",
+        text_encoder = _load(
+            folder / "text_encoder",
             lambda: load_text_encoder(
                 folder / "text_encoder", dtype=dtype, variant=checked.variants["text_encoder"]
             ),
         )
         return cls(
-            tokenizer=part("tokenizer", lambda: load_tokenizer(folder / "tokenizer")),
+            tokenizer=_load(
+                folder / "tokenizer", lambda: load_tokenizer(folder / "tokenizer", text_encoder.positions)
+            ),
             text_encoder=text_encoder.to(device).eval().requires_grad_(False),
             unet=unet,
             vae=vae,
@@ -226,6 +223,15 @@ class Networks:
             raise NotFinite("the decoded picture is not finite")
         bytes_ = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return bytes_[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _load(folder: Path, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries raise anything, down to bare Exception; the cause is kept
+        raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
 
 
 def _check_unet(unet: Any, folder: Path) -> None:

@@ -11,11 +11,14 @@ its noises to become a table.
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 __all__ = ["SAMPLERS", "Sampler", "UnknownSampler", "find_sampler"]
+
+
+_LONGEST_NAME = 60
 
 
 class UnknownSampler(ValueError):
@@ -39,20 +42,28 @@ class Sampler:
     aliases: tuple[str, ...] = ()
 
 
-_KARRAS = {"use_karras_sigmas": True}
 _SDE = {"algorithm_type": "sde-dpmsolver++"}
 _DPMPP = {"algorithm_type": "dpmsolver++"}
 
 
-def _with_karras(plain: Sampler) -> tuple[Sampler, Sampler]:
-    """A sampler and its twin on Karras et al.'s noise levels (arXiv 2206.00364, eq. 5)."""
-    twin = Sampler(
-        name=f"{plain.name} Karras",
+def _twin(plain: Sampler, levels: str, *aliases: str) -> Sampler:
+    """A sampler on other noise levels than the model's own, `Karras` say."""
+    return Sampler(
+        name=f"{plain.name} {levels}",
         scheduler=plain.scheduler,
-        config={**plain.config, **_KARRAS},
-        aliases=tuple(f"{alias} Karras" for alias in plain.aliases),
+        config={**plain.config, f"use_{levels.lower()}_sigmas": True},
+        aliases=(*(f"{alias} {levels}" for alias in plain.aliases), *aliases),
     )
-    return plain, twin
+
+
+def _with_karras(plain: Sampler, *aliases: str) -> tuple[Sampler, Sampler]:
+    """A sampler and its twin on Karras et al.'s noise levels (arXiv 2206.00364, eq. 5), which has `aliases`."""
+    return plain, _twin(plain, "Karras", *aliases)
+
+
+def _with_exponential(plain: Sampler) -> tuple[Sampler, Sampler, Sampler]:
+    """A sampler and its twins on Karras et al.'s and on exponential noise levels."""
+    return *_with_karras(plain), _twin(plain, "Exponential")
 
 
 _DECLARED: tuple[Sampler, ...] = (
@@ -61,46 +72,48 @@ _DECLARED: tuple[Sampler, ...] = (
             "DPM++ 2M",
             "DPMSolverMultistepScheduler",
             _DPMPP,
-            ("DPM-M", "DPMSolverMultistep", "DPM Solver++", "dpmsolver++", "KarrasDPM++"),
-        )
+            ("DPM-M", "DPMSolverMultistep", "DPM Solver++"),
+        ),
+        "KarrasDPM",
     ),
-    *_with_karras(Sampler("DPM++ 2M SDE", "DPMSolverMultistepScheduler", _SDE)),
-    *_with_karras(Sampler("DPM++ 3M SDE", "DPMSolverMultistepScheduler", {**_SDE, "solver_order": 3})),
+    *_with_exponential(Sampler("DPM++ 2M SDE", "DPMSolverMultistepScheduler", _SDE)),
+    *_with_exponential(
+        Sampler("DPM++ 2M SDE Heun", "DPMSolverMultistepScheduler", {**_SDE, "solver_type": "heun"})
+    ),
+    *_with_exponential(Sampler("DPM++ 3M SDE", "DPMSolverMultistepScheduler", {**_SDE, "solver_order": 3})),
     *_with_karras(
         Sampler(
             "DPM++ 2S",
             "DPMSolverSinglestepScheduler",
             _DPMPP,
-            ("DPM-S", "DPMSolverSinglestep", "DPM++ 2S a"),
+            ("DPM-S", "DPMSolverSinglestep", "DPM++ 2S a", "DPM++ 2S Ancestral"),
         )
     ),
     *_with_karras(Sampler("DPM++ SDE", "DPMSolverSinglestepScheduler", _SDE)),
-    *_with_karras(Sampler("Euler", "EulerDiscreteScheduler", {}, ("EULER-D", "k_euler", "EulerDiscrete"))),
+    *_with_karras(Sampler("Euler", "EulerDiscreteScheduler", {}, ("EULER-D", "EulerDiscrete"))),
     Sampler(
         "Euler a",
         "EulerAncestralDiscreteScheduler",
         {},
-        ("EULER-A", "Euler Ancestral", "k_euler_a", "k_euler_ancestral", "EulerAncestralDiscrete"),
+        ("EULER-A", "Euler Ancestral", "EulerAncestralDiscrete"),
     ),
-    *_with_karras(Sampler("Heun", "HeunDiscreteScheduler", {}, ("k_heun", "HeunDiscrete"))),
-    *_with_karras(
-        Sampler("DPM2", "KDPM2DiscreteScheduler", {}, ("KDPM2-D", "KDPM2", "k_dpm_2", "KDPM2Discrete"))
-    ),
+    *_with_karras(Sampler("Heun", "HeunDiscreteScheduler", {}, ("HeunDiscrete",))),
+    *_with_karras(Sampler("DPM2", "KDPM2DiscreteScheduler", {}, ("KDPM2-D", "KDPM2Discrete"))),
     *_with_karras(
         Sampler(
             "DPM2 a",
             "KDPM2AncestralDiscreteScheduler",
             {},
-            ("KDPM2-A", "DPM2 Ancestral", "k_dpm_2_a", "k_dpm_2_ancestral", "KDPM2AncestralDiscrete"),
+            ("KDPM2-A", "DPM2 Ancestral", "KDPM2AncestralDiscrete"),
         )
     ),
-    *_with_karras(Sampler("LMS", "LMSDiscreteScheduler", {}, ("K-LMS", "KLMS", "k_lms", "LMSDiscrete"))),
+    *_with_karras(Sampler("LMS", "LMSDiscreteScheduler", {}, ("K-LMS", "LMSDiscrete"))),
     Sampler("DDIM", "DDIMScheduler"),
     Sampler("DDPM", "DDPMScheduler"),
     Sampler("PNDM", "PNDMScheduler", {}, ("PLMS",)),
     Sampler("IPNDM", "IPNDMScheduler"),
     *_with_karras(Sampler("DEIS", "DEISMultistepScheduler", {}, ("DEISMultistep",))),
-    *_with_karras(Sampler("UniPC", "UniPCMultistepScheduler", {}, ("UniPCMultistep", "unipc"))),
+    *_with_karras(Sampler("UniPC", "UniPCMultistepScheduler", {}, ("UniPCMultistep",))),
     Sampler("LCM", "LCMScheduler"),
     Sampler("TCD", "TCDScheduler"),
 )
@@ -113,7 +126,7 @@ def find_sampler(name: str) -> Sampler:
     """The sampler a user means; case and punctuation do not matter.
 
     Raises:
-        UnknownSampler: naming the nearest samplers and where all of them are listed.
+        UnknownSampler: naming the nearest samplers.
     """
     found = _BY_ALIAS.get(_normalise(name))
     if found is None:
@@ -127,15 +140,17 @@ def _normalise(name: str) -> str:
 
 
 def _nearest(name: str, count: int = 3) -> str:
-    close = difflib.get_close_matches(_normalise(name), _BY_ALIAS, n=count * 3, cutoff=0.0)
+    """The samplers whose names are most like `name`, of which the beginning is enough to tell."""
+    wanted = _normalise(name[:_LONGEST_NAME])
+    close = difflib.get_close_matches(wanted, _BY_ALIAS, n=len(_BY_ALIAS), cutoff=0.0)
     names = dict.fromkeys(_BY_ALIAS[alias].name for alias in close)
     return ", ".join(list(names)[:count])
 
 
 def _index() -> dict[str, Sampler]:
-    """Normalised name → sampler, for canonical names, aliases and diffusers' class names.
+    """Normalised name → sampler: canonical names, aliases and diffusers' class names, each in all spellings.
 
-    A class name means the first sampler declared with that class and no Karras sigmas.
+    A class name means the first sampler declared with that class, which has the model's own noise levels.
 
     Raises:
         ValueError: two samplers claim one name (a mistake in the catalogue above).
@@ -143,12 +158,21 @@ def _index() -> dict[str, Sampler]:
     index: dict[str, Sampler] = {}
     for sampler in _DECLARED:
         for name in (sampler.name, *sampler.aliases):
-            key = _normalise(name)
-            if index.setdefault(key, sampler) is not sampler:
-                raise ValueError(f"{name!r} is claimed by {index[key].name} and by {sampler.name}")
+            for key in _spellings(name):
+                if index.setdefault(key, sampler) is not sampler:
+                    raise ValueError(f"{name!r} is claimed by {index[key].name} and by {sampler.name}")
     for sampler in _DECLARED:
-        index.setdefault(_normalise(sampler.scheduler), sampler)
+        levels = next((word for word in ("Karras", "Exponential") if sampler.name.endswith(word)), "")
+        index.setdefault(_normalise(f"{sampler.scheduler} {levels}"), sampler)
     return index
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """A name as it is, and as k-diffusion and its users write it: `sample_lms`, `k_lms`, `k_lms_ka`."""
+    key = _normalise(name)
+    short = key.replace("exponential", "exp").replace("karras", "ka")
+    for spelling in {key, short}:
+        yield from (spelling, f"k{spelling}", f"sample{spelling}")
 
 
 _BY_ALIAS = _index()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import nn
 
-from sdworker.engine.model_files import ModelError
+from sdworker.engine.model_files import check_complete
 
 __all__ = ["TextEncoder", "Tokens", "load_text_encoder", "load_tokenizer"]
 
@@ -54,6 +54,7 @@ class TextEncoder(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         width = config["hidden_size"]
+        self.positions: int = config["max_position_embeddings"]  # the most tokens of a prompt
         self.embeddings = nn.ModuleDict(
             {
                 "token_embedding": _embedding(config["vocab_size"], width),
@@ -112,7 +113,7 @@ def load_text_encoder(folder: Path, *, dtype: torch.dtype, variant: str | None) 
 
     Raises:
         ModelError: the weights do not fit the configuration.
-        OSError, ValueError, RuntimeError, KeyError, TypeError: a file cannot be read or understood.
+        Exception: a file cannot be read or understood; safetensors and transformers raise what they like.
     """
     config = _CONFIG_DEFAULTS | json.loads((folder / "config.json").read_text("utf-8"))
     weights = folder / (f"model.{variant}.safetensors" if variant else "model.safetensors")
@@ -120,15 +121,16 @@ def load_text_encoder(folder: Path, *, dtype: torch.dtype, variant: str | None) 
         return _EncoderOfTransformers(folder, dtype=dtype, variant=variant)
     with torch.device("meta"):
         encoder = TextEncoder(config)
-    state = {
-        name.removeprefix("text_model."): tensor.to(dtype) for name, tensor in load_file(weights).items()
-    }
-    try:
-        lacking, _ = encoder.load_state_dict(state, strict=False, assign=True)
-    except RuntimeError as error:
-        raise ModelError(f"{weights} does not fit its config.json: {str(error).splitlines()[-1]}") from error
-    if lacking:
-        raise ModelError(f"{weights} does not fit its config.json: it has no {lacking[0]}")
+    given = {name.removeprefix("text_model."): tensor for name, tensor in load_file(weights).items()}
+    wanted = encoder.state_dict()
+    check_complete(
+        folder,
+        {
+            "missing_keys": wanted.keys() - given.keys(),
+            "mismatched_keys": [n for n in wanted.keys() & given.keys() if wanted[n].shape != given[n].shape],
+        },
+    )
+    encoder.load_state_dict({name: given[name].to(dtype) for name in wanted}, assign=True)
     return encoder
 
 
@@ -158,22 +160,36 @@ _CONFIG_DEFAULTS = {
 class _EncoderOfTransformers(nn.Module):
     def __init__(self, folder: Path, *, dtype: torch.dtype, variant: str | None) -> None:
         from transformers import CLIPTextModel
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         super().__init__()
-        self.model = CLIPTextModel.from_pretrained(
-            folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
+        self.model, info = CLIPTextModel.from_pretrained(
+            folder,
+            dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
+        check_complete(folder, info)
+        self.positions: int = self.model.config.max_position_embeddings
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         masked = getattr(self.model.config, "use_attention_mask", False)
         return self.model(ids, attention_mask=mask if masked else None)[0]
 
 
-def load_tokenizer(folder: Path) -> Tokens:
-    """The folder's tokenizer; by transformers unless its tokenizer.json is what CLIPTokenizer would make of it."""
-    plain = _plain_tokenizer(folder)
+def load_tokenizer(folder: Path, positions: int) -> Tokens:
+    """The folder's tokenizer; by transformers unless its tokenizer.json is what CLIPTokenizer would make of it.
+
+    Args:
+        positions: the most tokens that the text encoder takes.
+    """
+    plain = _plain_tokenizer(folder, positions)
     if plain is None:
-        return _tokenizer_of_transformers(folder)
+        return _tokenizer_of_transformers(folder, positions)
 
     def tokenize(prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
         encoding = plain.encode(prompt)
@@ -182,7 +198,7 @@ def load_tokenizer(folder: Path) -> Tokens:
     return tokenize
 
 
-def _plain_tokenizer(folder: Path) -> Tokenizer | None:
+def _plain_tokenizer(folder: Path, positions: int) -> Tokenizer | None:
     """None where anything is not as CLIPTokenizer makes it."""
     try:
         described = json.loads((folder / "tokenizer.json").read_text("utf-8"))
@@ -205,10 +221,10 @@ def _plain_tokenizer(folder: Path) -> Tokenizer | None:
             and (config["bos_token"], config["eos_token"], config["pad_token"]) == (_BOS, _EOS, _EOS)
             and not (folder / "added_tokens.json").exists()
         )
-        length = int(config["model_max_length"])
+        length = min(int(config["model_max_length"]), positions)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not as_expected or length > 10_000:
+    if not as_expected:
         return None
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(length)
@@ -216,7 +232,7 @@ def _plain_tokenizer(folder: Path) -> Tokenizer | None:
     return tokenizer
 
 
-def _tokenizer_of_transformers(folder: Path) -> Tokens:
+def _tokenizer_of_transformers(folder: Path, positions: int) -> Tokens:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
@@ -225,7 +241,8 @@ def _tokenizer_of_transformers(folder: Path) -> Tokens:
         tokens = tokenizer(
             prompt,
             padding="max_length",
-            max_length=tokenizer.model_max_length,
+            # A tokenizer without its configuration knows no limit of its own.
+            max_length=min(tokenizer.model_max_length, positions),
             truncation=True,
             return_tensors="pt",
         )

@@ -2,7 +2,7 @@
 
 service.py    the worker as the SDK wants it: handler, concurrency, fitness checks
 progress.py   progress posts: in order, throttled, never after the result
-drain.py      SIGTERM: finish what was taken, lose nothing
+scaler.py     the SDK's job loop, mended: no idling, and SIGTERM loses nothing
 """
 
 from sdworker.serverless.service import configure

@@ -15,7 +15,7 @@ from sdworker.engine.engine import DeviceLost, EngineError
 from sdworker.engine.model_files import ModelError
 from sdworker.pictures import PictureError
 from sdworker.request import InputError
-from sdworker.serverless import drain
+from sdworker.serverless import scaler
 from sdworker.serverless.progress import Progress
 from sdworker.settings import Settings, SettingsError, load_settings
 from sdworker.startup import build_worker
@@ -37,7 +37,7 @@ def configure() -> dict[str, Any]:
     modes never run those, so there they run here, and a worker that cannot work says why and exits with 1.
     """
     _quieten_sdk()
-    drain.install()
+    scaler.install()
     try:
         service = Service(load_settings())
         if _in_production():
@@ -45,7 +45,7 @@ def configure() -> dict[str, Any]:
                 register_fitness_check(check)
         else:
             service.load_model()
-    except (SettingsError, ModelError, drain.SdkChanged) as error:
+    except (SettingsError, ModelError, scaler.SdkChanged) as error:
         sys.exit(f"The worker cannot start. {error}")
     return {"handler": service.handle, "concurrency_modifier": service.concurrency}
 

@@ -1,0 +1,51 @@
+// The image and its variants: `docker buildx bake` builds the first, `docker buildx bake NAME` another.
+
+variable "IMAGE" { default = "sdworker" }
+variable "TAG" { default = "latest" }
+
+// The model that is baked in, by hub id or by a path under models/; the Dockerfile's default if empty.
+variable "MODEL_ID" { default = "" }
+variable "MODEL_REVISION" { default = "" }
+
+group "default" { targets = ["worker"] }
+
+target "common" {
+  context   = "."
+  platforms = ["linux/amd64"]
+  // Of the environment, if it is set there; it ends in no layer.
+  secret    = ["type=env,id=hf_token,env=HF_TOKEN"]
+}
+
+// Stable Diffusion 1.5, or the MODEL_ID named, for CUDA.
+target "worker" {
+  inherits = ["common"]
+  tags     = ["${IMAGE}:${TAG}"]
+  args = {
+    MODEL_ID       = MODEL_ID == "" ? null : MODEL_ID
+    MODEL_REVISION = MODEL_REVISION
+  }
+}
+
+// Without xformers: attention is PyTorch's own by default anyway.
+target "slim" {
+  inherits = ["worker"]
+  tags     = ["${IMAGE}:${TAG}-slim"]
+  args     = { XFORMERS = "" }
+}
+
+// The small model of the repository: no download from a hub, for trying things out on a GPU.
+target "emoji" {
+  inherits = ["common"]
+  tags     = ["${IMAGE}:${TAG}-emoji"]
+  args     = { MODEL_ID = "models/emoji" }
+}
+
+// The same without CUDA, a few hundred megabytes to load: for tests and development.
+target "cpu" {
+  inherits = ["emoji"]
+  tags     = ["${IMAGE}:${TAG}-cpu"]
+  args = {
+    TORCH    = "--index-url https://download.pytorch.org/whl/cpu torch==2.13.0"
+    XFORMERS = ""
+  }
+}

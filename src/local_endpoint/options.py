@@ -1,0 +1,133 @@
+"""The endpoint's command-line options, shared by `python -m local_endpoint` and `sdworker serve`."""
+
+import argparse
+import json
+import socket
+from pathlib import Path
+
+from local_endpoint.config import Config
+from local_endpoint.credentials import load_credentials
+
+__all__ = ["add_options", "config_from", "curl_line", "host_url"]
+
+_TIMES = (
+    "retention",
+    "sync_retention",
+    "execution_timeout",
+    "ttl",
+    "worker_timeout",
+    "ping_interval",
+    "request_timeout",
+)
+_DEFAULTS = Config.__dataclass_fields__
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add all of them."""
+    serving = parser.add_argument_group("endpoint")
+    serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serving.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    serving.add_argument("--public-url", help="how workers and callers on other machines reach this endpoint")
+    serving.add_argument("--endpoint-id", default=_default("endpoint_id"), help="(default: %(default)s)")
+    serving.add_argument(
+        "--data",
+        type=Path,
+        default=Path("~/.local/share/sdworker-endpoint").expanduser(),
+        help="folder for jobs and keys, readable by its owner only (default: %(default)s)",
+    )
+    serving.add_argument(
+        "--key",
+        action="append",
+        help="a caller's API key; may be given again (default: made and kept in --data)",
+    )
+    serving.add_argument("--worker-key", help="the workers' key (default: made and kept in --data)")
+    serving.add_argument("--gpu", default="cpu", help="what callers see as gpu (default: %(default)s)")
+    serving.add_argument(
+        "--input-schema", type=Path, help="JSON Schema file of a job's input, for the playground"
+    )
+    serving.add_argument(
+        "--no-rate-limits", action="store_true", help="let every key ask as often as it likes"
+    )
+
+    times = parser.add_argument_group("times, in seconds")
+    _add_time(times, "--retention", "retention_s", "how long a finished /run job is kept")
+    _add_time(times, "--sync-retention", "sync_retention_s", "how long a finished /runsync job is kept")
+    _add_time(times, "--execution-timeout", "execution_timeout_ms", "a job's time with a worker", 1000)
+    _add_time(times, "--ttl", "ttl_ms", "a job's time from arrival to end", 1000)
+    _add_time(times, "--worker-timeout", "worker_timeout_s", "a worker silent for so long is dead")
+    _add_time(times, "--ping-interval", "ping_interval_s", "between a worker's signs of life, at least 1")
+    _add_time(times, "--request-timeout", "request_timeout_s", "for a request to arrive whole")
+    parser.add_argument(
+        "--max-requeues",
+        type=int,
+        default=_default("max_requeues"),
+        help="how often a job is queued again when its worker is lost (default: %(default)s)",
+    )
+
+
+def config_from(args: argparse.Namespace) -> Config:
+    """The settings. Raises `OSError` or `ValueError`, saying which file or option is wrong."""
+    kept = load_credentials(args.data)
+    schema = None
+    if args.input_schema:
+        try:
+            schema = json.loads(args.input_schema.read_text())
+        except ValueError as error:
+            raise ValueError(f"--input-schema {args.input_schema} is not JSON: {error}") from error
+    for name in (
+        "retention",
+        "sync_retention",
+        "execution_timeout",
+        "ttl",
+        "worker_timeout",
+        "ping_interval",
+    ):
+        if not getattr(args, name) > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be more than 0")
+    return Config(
+        folder=args.data,
+        keys=tuple(args.key or [kept.key]),
+        worker_key=args.worker_key or kept.worker_key,
+        endpoint_id=args.endpoint_id,
+        retention_s=args.retention,
+        sync_retention_s=args.sync_retention,
+        execution_timeout_ms=int(args.execution_timeout * 1000),
+        ttl_ms=int(args.ttl * 1000),
+        worker_timeout_s=args.worker_timeout,
+        ping_interval_s=max(1, args.ping_interval),
+        request_timeout_s=args.request_timeout,
+        max_requeues=args.max_requeues,
+        rate_limits=not args.no_rate_limits,
+        input_schema=schema,
+    )
+
+
+def host_url(listener: socket.socket) -> str:
+    """The URL of a listening socket, as this machine sees it."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def curl_line(base_url: str, config: Config) -> str:
+    """The documentation's first request, with the host and key that work here."""
+    return (
+        f"curl -X POST {base_url}/v2/{config.endpoint_id}/runsync \\\n"
+        "    -H 'Content-Type: application/json' \\\n"
+        f"    -H 'Authorization: Bearer {config.keys[0]}' \\\n"
+        """    -d '{"input": {"prompt": "a cute magical flying dog, """
+        """fantasy art drawn by disney concept artists"}}'"""
+    )
+
+
+def _default(name: str) -> object:
+    return _DEFAULTS[name].default
+
+
+def _add_time(
+    group: argparse._ArgumentGroup, option: str, setting: str, meaning: str, units_per_s: int = 1
+) -> None:
+    default_s = float(str(_default(setting))) / units_per_s
+    group.add_argument(
+        option, type=float, default=default_s, metavar="S", help=f"{meaning} (default: %(default)g)"
+    )

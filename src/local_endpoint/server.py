@@ -1,0 +1,136 @@
+"""uvicorn, hardened against callers that never finish what they send, and drained before it stops."""
+
+import asyncio
+import contextlib
+import resource
+import socket
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from local_endpoint.app import create_app
+from local_endpoint.config import Config
+from local_endpoint.core import Core
+
+__all__ = ["Server", "listen", "run_loop"]
+
+T = TypeVar("T")
+
+_HEAD_LIMIT_BYTES = 128 * 1024
+_KEEP_ALIVE_S = 30
+_LAST_REQUESTS_S = 5
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run a program in the event loop that serves best."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket to serve on. Raises `OSError` when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class Server(uvicorn.Server):
+    """One endpoint on one socket. `await serve(sockets=[listener])` returns after `stop` and a drain.
+
+    Signals are its user's affair.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Must be called inside the event loop that will serve. Raises what `Core` raises."""
+        _allow_many_connections()
+        self.core = Core(config)
+
+        class Protocol(_PatientProtocol):
+            head_timeout_s = config.request_timeout_s
+
+        super().__init__(
+            uvicorn.Config(
+                create_app(self.core),
+                http=Protocol,
+                access_log=False,
+                log_level="warning",
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_LAST_REQUESTS_S,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: uvicorn would die of the one that it has just handled."""
+        yield
+
+    def stop(self) -> None:
+        """Begin to shut down; a second time, do not wait for anyone."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let waiting requests go first, or they would hold the shutdown up."""
+        self.core.drain()
+        await super().shutdown(sockets)
+        await asyncio.to_thread(self.core.close)
+
+
+class _PatientProtocol(HttpToolsProtocol):
+    """Closes a connection whose request head does not arrive in time or grows without end.
+
+    uvicorn itself has a time limit between requests only. Bodies are timed where they are read.
+    """
+
+    head_timeout_s = 30.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_timer is None and (self.cycle is None or not self.cycle.more_body):
+            self._await_head()
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_timer is not None and self._head_bytes > _HEAD_LIMIT_BYTES:
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._end_wait()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_wait()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
+
+    def _end_wait(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def _allow_many_connections() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))

@@ -1,0 +1,247 @@
+"""`sdworker serve`: the endpoint on this machine, with workers of its own."""
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sqlite3
+import sys
+from asyncio.subprocess import Process
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from local_endpoint.config import Config
+from local_endpoint.core import Core
+from local_endpoint.options import add_options, config_from, curl_line, host_url
+from local_endpoint.server import Server, listen, run_loop
+from local_endpoint.store import FolderInUse
+from local_endpoint.worker_api import worker_environment
+
+__all__ = ["add_parser", "run"]
+
+_HANDLER = Path(__file__).resolve().parents[3] / "handler.py"
+_READY_TIMEOUT_S = 600
+_DRAIN_TIMEOUT_S = 120
+_RESTART_PAUSE_S = 2
+_SCHEMA_TIMEOUT_S = 30
+_SCHEMA_PROGRAM = "from sdworker.cli import serve; serve.print_input_schema()"
+
+
+class _WorkerError(Exception):
+    """A worker cannot be started; the message says how it ended."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="run the endpoint and workers on this machine",
+        description="Serves RunPod's job API on this machine, with workers in the SDK's production mode. "
+        "Prints a curl line when they are ready; Ctrl-C finishes the jobs in progress and stops everything.",
+    )
+    workers = parser.add_argument_group("workers")
+    workers.add_argument(
+        "--workers", type=int, default=1, help="how many to start here (default: %(default)s)"
+    )
+    workers.add_argument(
+        "--handler", type=Path, default=_HANDLER, help="the worker's script (default: %(default)s)"
+    )
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until Ctrl-C; returns the exit code."""
+    try:
+        run_loop(_serve(arguments))
+    except (FolderInUse, OSError, ValueError, sqlite3.DatabaseError, _WorkerError) as error:
+        print(f"sdworker: cannot serve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def print_input_schema() -> None:
+    """Print the JSON Schema of a job's input. In a process of its own: it takes the worker's imports."""
+    from sdworker.request import Contract
+    from sdworker.settings import load_settings
+    from sdworker.startup import find_model
+
+    settings = load_settings()
+    unet = json.loads((find_model(settings) / "unet/config.json").read_text("utf-8"))
+    vae = json.loads((find_model(settings) / "vae/config.json").read_text("utf-8"))
+    side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+    print(json.dumps(Contract(settings, (side, side)).schema()))
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    config = config_from(arguments)
+    if not arguments.handler.is_file():
+        raise ValueError(f"--handler {arguments.handler} is not a file")
+    listener = listen(arguments.host, arguments.port)
+    base_url = arguments.public_url or host_url(listener)
+    server = Server(config)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    fleet = _Fleet(server.core, arguments.handler, host_url(listener), quote(arguments.gpu))
+    server.core.on_retire = fleet.replace
+    learning = asyncio.create_task(_learn_schema(server.core))
+    ready = asyncio.create_task(fleet.start(arguments.workers))
+    try:
+        print(f"starting {arguments.workers} worker(s) …", file=sys.stderr)
+        await _first(stop, ready, serving)
+        if ready.done():
+            await ready
+            await _first(stop, learning, timeout_s=_SCHEMA_TIMEOUT_S)
+            print(_greeting(config, base_url, quote(arguments.gpu)), flush=True)
+            await _first(stop, serving)
+    finally:
+        if stop.is_set():
+            print("finishing the jobs in progress; Ctrl-C again to stop at once …", file=sys.stderr)
+        stop.clear()
+        for task in (ready, learning):
+            task.cancel()
+        await fleet.stop(stop)
+        server.stop()
+        await serving
+
+
+async def _first(event: asyncio.Event, *tasks: asyncio.Task[Any], timeout_s: float | None = None) -> None:
+    """Wait for any of these."""
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait({waiting, *tasks}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+
+
+def _greeting(config: Config, base_url: str, gpu: str) -> str:
+    environment = worker_environment(config, base_url, "worker-elsewhere", gpu)
+    lines = [f"  {name}={value}" for name, value in environment.items()]
+    return "\n".join(
+        [
+            f"\nready: {base_url}/v2/{config.endpoint_id}",
+            f"playground: {base_url}/   API document: {base_url}/docs   key: {config.keys[0]}",
+            "\nA worker on another machine needs this environment, with a RUNPOD_POD_ID of its own:\n",
+            *lines,
+            f"\nTry it:\n\n{curl_line(base_url, config)}\n",
+        ]
+    )
+
+
+async def _learn_schema(core: Core) -> None:
+    """Ask the worker's code what a job's input may be; without an answer the playground's form is plainer."""
+    if core.input_schema is not None:
+        return
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _SCHEMA_PROGRAM,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        preexec_fn=_end_with_parent,
+    )
+    try:
+        schema, _ = await process.communicate()
+        if process.returncode == 0:
+            core.input_schema = json.loads(schema)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+class _Fleet:
+    """The workers of this machine: started, replaced when they end, and stopped together."""
+
+    def __init__(self, core: Core, handler: Path, base_url: str, gpu: str) -> None:
+        self._core = core
+        self._handler = handler.resolve()
+        self._base_url = base_url
+        self._gpu = gpu
+        self._processes: dict[str, Process] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+
+    async def start(self, count: int) -> None:
+        """Start so many and wait until all of them ask for jobs. Raises `_WorkerError` if they never do."""
+        names = [f"local-{n}" for n in range(1, count + 1)]
+        for name in names:
+            await self._start(name)
+        end_s = asyncio.get_running_loop().time() + _READY_TIMEOUT_S
+        while not {worker.id for worker in self._core.workers if worker.asks} >= set(names):
+            for name, process in self._processes.items():
+                if process.returncode is not None:
+                    raise _WorkerError(f"worker {name} ended with exit code {process.returncode}")
+            if asyncio.get_running_loop().time() > end_s:
+                raise _WorkerError(f"the workers were not ready within {_READY_TIMEOUT_S} s")
+            await asyncio.sleep(0.1)
+        self._keepers = [asyncio.create_task(self._keep(name)) for name in names]
+
+    def replace(self, name: str) -> None:
+        """Let a worker that asked for it finish and be started anew."""
+        if process := self._processes.get(name):
+            _signal(process, signal.SIGTERM)
+
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """Let the workers finish their jobs, then end them; at once if `hurry` is set."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        self._core.close_queue()
+        for process in self._processes.values():
+            _signal(process, signal.SIGTERM)
+        ended = asyncio.create_task(self._all_ended())
+        await _first(hurry, ended, timeout_s=_DRAIN_TIMEOUT_S)
+        for process in self._processes.values():
+            # The group too: the SDK's ping process would outlive a worker that is killed.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        await ended
+
+    async def _all_ended(self) -> None:
+        for process in self._processes.values():
+            await process.wait()
+
+    async def _start(self, name: str) -> None:
+        environment = {
+            # The SDK's own checks want the internet and 4 GB of free memory; a laptop may have neither.
+            "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+            "RUNPOD_SKIP_GPU_CHECK": "true",
+            **os.environ,
+            **worker_environment(self._core.config, self._base_url, name, self._gpu),
+        }
+        self._processes[name] = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(self._handler),
+            env=environment,
+            cwd=self._handler.parent,
+            stdout=sys.stderr,
+            start_new_session=True,  # the terminal's Ctrl-C is for us alone
+            preexec_fn=_end_with_parent,
+        )
+
+    async def _keep(self, name: str) -> None:
+        """Start a worker anew whenever it ends."""
+        while True:
+            code = await self._processes[name].wait()
+            print(f"worker {name} ended with exit code {code}; starting it again", file=sys.stderr)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._processes[name].pid, signal.SIGKILL)
+            await self._core.exited(name)
+            await asyncio.sleep(_RESTART_PAUSE_S)
+            await self._start(name)
+
+
+def _signal(process: Process, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent is killed (Linux; elsewhere nothing happens)."""
+    with contextlib.suppress(OSError, AttributeError):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
