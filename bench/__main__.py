@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from bench import single
+from bench import coldstart, encode, single
 
-_BENCHES = {"single": single.run}
+_BENCHES = {"single": single.run, "encode": encode.run, "coldstart": coldstart.run}
 
 
 def main() -> None:

@@ -187,6 +187,10 @@ class Settings(BaseSettings):
     progress_interval_ms: int = Field(
         1000, ge=0, description="Least time between two progress updates of a job; 0 sends none."
     )
+    quick_start: bool = Field(
+        True,
+        description="Import only what is needed, and read the weights meanwhile. `0` imports the plain way.",
+    )
     warm_up: bool = Field(True, description="Draw one small image before taking jobs.")
 
     @model_validator(mode="before")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import torch
@@ -9,18 +10,13 @@ import torch
 from sdworker.engine.engine import Engine
 from sdworker.engine.model_files import ModelError
 from sdworker.engine.networks import Networks
+from sdworker.model_place import BAKED_MODEL, EMBEDDED_MODEL
 from sdworker.settings import Attention, Device, Precision, Settings, SettingsError
 from sdworker.worker import Worker
 
 __all__ = ["build_worker", "find_model"]
 
 log = logging.getLogger(__name__)
-
-BAKED_MODEL = Path("/opt/model")
-"""Where the Dockerfile puts the model."""
-
-EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "emoji"
-"""The small model in the repository."""
 
 _DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 
@@ -36,9 +32,11 @@ def build_worker(settings: Settings) -> Worker:
     device = _find_device(settings)
     dtype = _find_dtype(settings, device)
     log.info("loading %s on %s in %s", folder, device, str(dtype).removeprefix("torch."))
+    began = time.perf_counter()
     networks = Networks.load(
         folder, device=device, dtype=dtype, xformers=settings.attention is Attention.XFORMERS
     )
+    log.info("loaded in %.2f s", time.perf_counter() - began)
     engine = Engine(networks, max_rows=settings.max_rows or (32 if device.type == "cuda" else 16))
     return Worker(settings, engine, model_name=_model_name(folder))
 

@@ -138,6 +138,12 @@ class TestWithoutABucket:
         assert await delivery.bucket_for(None) is None
         assert [base64.b64decode(text) for text in await deliver(delivery)] == IMAGES
 
+    async def test_base64_is_the_same_without_pybase64(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        delivery = Delivery(load_settings())
+        quick = await deliver(delivery)
+        monkeypatch.setattr("sdworker.delivery.deliver.pybase64", None)
+        assert await deliver(delivery) == quick
+
     def test_boto3_is_not_imported(self) -> None:
         code = (
             "import sys; from sdworker.delivery import Delivery; from sdworker.settings import load_settings;"

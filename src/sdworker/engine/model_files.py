@@ -6,11 +6,12 @@ fail at the first job with a traceback out of a library.
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ModelError", "ModelFolder", "check_model_folder"]
+__all__ = ["ModelError", "ModelFolder", "check_complete", "check_model_folder"]
 
 
 class ModelError(Exception):
@@ -68,6 +69,21 @@ def check_model_folder(path: Path) -> ModelFolder:
         variants={component: _check_weights(path / component, stem) for component, stem in _WEIGHTS.items()},
         scheduler_config=_read_json(path / "scheduler" / "scheduler_config.json"),
     )
+
+
+def check_complete(folder: Path, info: Mapping[str, Any]) -> None:
+    """Refuse a network that was loaded with some of its weights lacking, which would then be random.
+
+    Args:
+        info: `missing_keys` and `mismatched_keys`, as diffusers' and transformers' `output_loading_info` has them.
+
+    Raises:
+        ModelError: naming the first of them.
+    """
+    found = [*(info.get("missing_keys") or ()), *(info.get("mismatched_keys") or ())]
+    lacking = sorted(name if isinstance(name, str) else str(name[0]) for name in found)  # or name and shapes
+    if lacking:
+        raise ModelError(f"{folder} lacks {len(lacking)} of its weights, or has them misshapen: {lacking[0]}")
 
 
 def _check_tokenizer(folder: Path) -> None:

@@ -6,7 +6,7 @@ image's height and width in pixels, `s` is `pixels_per_latent` (8 for Stable Dif
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
-from sdworker.engine.model_files import ModelError, check_model_folder
+from sdworker.engine.model_files import ModelError, check_complete, check_model_folder
+from sdworker.engine.text import Tokens, load_text_encoder, load_tokenizer
 
 __all__ = ["Networks", "NotFinite", "Posterior"]
 
@@ -56,7 +55,7 @@ class Networks:
     def __init__(
         self,
         *,
-        tokenizer: Any,
+        tokenizer: Tokens,
         text_encoder: Any,
         unet: Any,
         vae: Any,
@@ -85,29 +84,38 @@ class Networks:
         checked = check_model_folder(folder)
         diffusers_logging.set_verbosity_error()
         diffusers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
 
-        def part(kind: Any, name: str) -> Any:
+        def network(name: str, kind: Any) -> Any:
             module, info = _load(
                 folder / name,
-                kind,
-                dtype=dtype,
-                variant=checked.variants[name],
-                use_safetensors=True,
-                output_loading_info=True,
+                lambda: kind.from_pretrained(
+                    folder / name,
+                    dtype=dtype,
+                    variant=checked.variants[name],
+                    use_safetensors=True,
+                    local_files_only=True,
+                    output_loading_info=True,
+                ),
             )
-            _check_complete(folder / name, info)
+            check_complete(folder / name, info)
             return module.to(device).eval().requires_grad_(False)
 
-        unet = part(UNet2DConditionModel, "unet")
+        unet = network("unet", UNet2DConditionModel)
         _check_unet(unet, folder)
-        vae = part(AutoencoderKL, "vae")
+        vae = network("vae", AutoencoderKL)
         if xformers:
             _use_xformers(unet, vae)
+        text_encoder = _load(
+            folder / "text_encoder",
+            lambda: load_text_encoder(
+                folder / "text_encoder", dtype=dtype, variant=checked.variants["text_encoder"]
+            ),
+        )
         return cls(
-            tokenizer=_load(folder / "tokenizer", CLIPTokenizer),
-            text_encoder=part(CLIPTextModel, "text_encoder"),
+            tokenizer=_load(
+                folder / "tokenizer", lambda: load_tokenizer(folder / "tokenizer", text_encoder.positions)
+            ),
+            text_encoder=text_encoder.to(device).eval().requires_grad_(False),
             unet=unet,
             vae=vae,
             scheduler_config=checked.scheduler_config,
@@ -151,21 +159,8 @@ class Networks:
         if known is not None:
             self._texts.move_to_end(prompt)
             return known
-        tokens = self._tokenizer(
-            prompt,
-            padding="max_length",
-            # A tokenizer without its configuration knows no limit of its own.
-            max_length=min(
-                self._tokenizer.model_max_length, self._text_encoder.config.max_position_embeddings
-            ),
-            truncation=True,
-            return_tensors="pt",
-        )
-        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(self.device) if masked else None
-        embedding = self._text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0].to(
-            self.dtype
-        )
+        ids, mask = self._tokenizer(prompt)
+        embedding = self._text_encoder(ids.to(self.device), mask.to(self.device)).to(self.dtype)
         self._texts[prompt] = embedding
         while len(self._texts) > _TEXT_CACHE:
             oldest = next(text for text in self._texts if text)
@@ -230,19 +225,13 @@ class Networks:
         return bytes_[0].permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def _load(folder: Path, kind: Any, **options: Any) -> Any:
+def _load(folder: Path, load: Callable[[], Any]) -> Any:
     try:
-        return kind.from_pretrained(folder, local_files_only=True, **options)
+        return load()
+    except ModelError:
+        raise
     except Exception as error:  # the libraries raise anything, down to bare Exception; the cause is kept
         raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
-
-
-def _check_complete(folder: Path, info: Mapping[str, Any]) -> None:
-    """transformers only warns of weights that a file lacks, and goes on with random ones."""
-    found = [*(info.get("missing_keys") or ()), *(info.get("mismatched_keys") or ())]
-    lacking = sorted(name if isinstance(name, str) else str(name[0]) for name in found)  # or name and shapes
-    if lacking:
-        raise ModelError(f"{folder} lacks {len(lacking)} of its weights, or has them misshapen: {lacking[0]}")
 
 
 def _check_unet(unet: Any, folder: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
-from PIL.PngImagePlugin import PngInfo
+
+from sdworker.pictures.png import encode_png
 
 __all__ = ["ImageFormat", "encode_image"]
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
-_Z_RLE = 3  # zlib's strategy; with level 1 a photo-like PNG is as small and takes half the time.
 # A JPEG segment holds 65533 bytes; this leaves room for the EXIF structure around the text.
 _MAX_COMMENT_BYTES = 65000
 _LONG, _UNDEFINED = 4, 7  # TIFF field types
@@ -39,7 +39,7 @@ def encode_image(pixels: NDArray[np.uint8], *, format: ImageFormat, quality: int
     options: dict[str, Any]
     match format:
         case "png":
-            options = {"pnginfo": _png_text(text), "compress_level": 1, "compress_type": _Z_RLE}
+            return encode_png(pixels, parameters=text)
         case "jpeg":
             options = {"exif": _exif(text), "quality": quality, "subsampling": 0 if quality >= 90 else 2}
         case "webp":
@@ -47,13 +47,6 @@ def encode_image(pixels: NDArray[np.uint8], *, format: ImageFormat, quality: int
     file = BytesIO()
     Image.fromarray(pixels).save(file, format, **options)
     return file.getvalue()
-
-
-def _png_text(text: str) -> PngInfo:
-    """A tEXt chunk where latin-1 can hold the text, else iTXt: `add_text` decides."""
-    info = PngInfo()
-    info.add_text("parameters", text)
-    return info
 
 
 def _exif(text: str) -> bytes:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -72,7 +73,9 @@ class Service:
     async def warm_up(self) -> None:
         """The model draws."""
         if self._settings.warm_up:
+            began = time.perf_counter()
             await self._ready_worker.warm_up()
+            log.info("warmed up in %.2f s", time.perf_counter() - began)
 
     async def check_bucket(self) -> None:
         """The bucket, when one is configured, is there and lets us in."""
