@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import json
 import os
 import signal
 import subprocess
@@ -95,6 +96,17 @@ class TestSubmit:
         assert ran.returncode == 1
         assert "401" in ran.stderr
         assert "Traceback" not in ran.stderr
+
+    def test_the_platforms_key_in_the_environment_is_not_sent_to_an_endpoint_on_this_machine(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keys = tmp_path / "keys.json"
+        keys.write_text(json.dumps({"key": "made-here", "worker_key": "w"}))
+        monkeypatch.setattr(submit, "_LOCAL_KEYS", keys)
+        monkeypatch.setenv("RUNPOD_API_KEY", "the-platforms")
+        assert submit._key(None, "http://127.0.0.1:8000/v2") == "made-here"
+        assert submit._key(None, "https://api.runpod.ai/v2") == "the-platforms"
+        assert submit._key("given", "http://127.0.0.1:8000/v2") == "given"
 
     def test_says_at_once_that_nothing_listens(self, submitted: Submit, tmp_path: Path) -> None:
         start_s = time.monotonic()

@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
         help="an endpoint's URL, or its id on RunPod (default: %(default)s)",
     )
     parser.add_argument(
-        "--key", help="the API key (default: RUNPOD_API_KEY; on this machine, the key that `serve` made)"
+        "--key", help="the API key (default: on this machine the one that `serve` made, else RUNPOD_API_KEY)"
     )
     add_set_option(parser)
     parser.add_argument(
@@ -81,15 +81,20 @@ def _address(endpoint: str) -> tuple[str, str]:
 
 
 def _key(given: str | None, base_url: str) -> str:
-    key = given or os.environ.get("RUNPOD_API_KEY")
-    if key is None and urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1"):
-        try:
-            key = json.loads(_LOCAL_KEYS.read_text())["key"]
-        except (OSError, ValueError, KeyError):
-            key = None
+    key = given or _local_key(base_url) or os.environ.get("RUNPOD_API_KEY")
     if not key:
         raise _SubmitError("no API key: give --key or set RUNPOD_API_KEY")
     return key
+
+
+def _local_key(base_url: str) -> str | None:
+    """The key that `serve` made, for an endpoint on this machine: RUNPOD_API_KEY is the platform's there too."""
+    if urlsplit(base_url).hostname not in ("127.0.0.1", "localhost", "::1"):
+        return None
+    try:
+        return str(json.loads(_LOCAL_KEYS.read_text())["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _request(prompt: str, assignments: list[str]) -> dict[str, Any]:
