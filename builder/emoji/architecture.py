@@ -117,6 +117,7 @@ def save(folder: Path, whole: StableDiffusionPipeline) -> None:
     emoji_tokenizer.save(whole.tokenizer, folder / "tokenizer")
     # transformers would load the text encoder in fp16, as it is stored, and diffusers all else in fp32.
     _edit(folder / "text_encoder" / "config.json", dtype="float32")
+    _edit(folder / "model_index.json", _name_or_path=None)
     for part in ("unet", "vae"):
         _edit(folder / part / "config.json", _name_or_path=None)
     for file in folder.rglob("*.safetensors"):
