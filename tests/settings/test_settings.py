@@ -77,6 +77,14 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "BUCKET_PUBLIC_URL": [],
     "BUCKET_FALLBACK": [("base64", BucketFallback.BASE64), ("error", BucketFallback.ERROR)],
     "PROGRESS_INTERVAL_MS": [("0", 0), ("250", 250)],
+    "QUICK_START": [
+        ("0", False),
+        ("1", True),
+        ("false", False),
+        ("no", False),
+        ("OFF", False),
+        ("yes", True),
+    ],
     "WARM_UP": [("0", False), ("1", True), ("false", False), ("no", False), ("OFF", False), ("yes", True)],
 }
 REFUSED: dict[str, list[str]] = {
@@ -102,6 +110,7 @@ REFUSED: dict[str, list[str]] = {
     "BUCKET_FALLBACK": ["nothing"],
     "BUCKET_PUBLIC_URL": ["cdn.example.com", "ftp://a.example"],
     "PROGRESS_INTERVAL_MS": ["-1", "0.5"],
+    "QUICK_START": ["maybe", "-1"],
     "WARM_UP": ["maybe", "-1"],
 }
 
