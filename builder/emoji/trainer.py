@@ -34,7 +34,7 @@ class Trainer:
     checkpoint_seconds: float = 120.0
     sample_seconds: float = 600.0
     stop_at: float | None = None
-    """`time.monotonic()` at which to pause, for a machine that is lent by the quarter of an hour."""
+    """`time.monotonic()` at which to pause, for a machine that is to be had for minutes at a time."""
 
     @property
     def checkpoint(self) -> Path:
