@@ -181,10 +181,10 @@ def _processor_name() -> str:
 
 def _model_folder() -> Path:
     """Where the weights most likely are; `startup.find_model` decides, once the settings have been read."""
-    from sdworker.model_place import BAKED_MODEL, EMBEDDED_MODEL
+    from sdworker.model_place import model_folder
 
     named = os.environ.get("MODEL_DIR")
-    return Path(named) if named else BAKED_MODEL if BAKED_MODEL.is_dir() else EMBEDDED_MODEL
+    return model_folder(Path(named) if named else None)
 
 
 def _attempt(part: Callable[[], object]) -> None:

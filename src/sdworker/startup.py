@@ -10,7 +10,7 @@ import torch
 from sdworker.engine.engine import Engine
 from sdworker.engine.model_files import ModelError
 from sdworker.engine.networks import Networks
-from sdworker.model_place import BAKED_MODEL, EMBEDDED_MODEL
+from sdworker.model_place import model_folder
 from sdworker.settings import Attention, Device, Precision, Settings, SettingsError
 from sdworker.worker import Worker
 
@@ -47,12 +47,10 @@ def find_model(settings: Settings) -> Path:
     Raises:
         ModelError: none of them is there.
     """
-    if settings.model_dir is not None:
-        return settings.model_dir
-    for folder in (BAKED_MODEL, EMBEDDED_MODEL):
-        if folder.is_dir():
-            return folder
-    raise ModelError("there is no model: set MODEL_DIR to a folder in diffusers' layout")
+    folder = model_folder(settings.model_dir)
+    if settings.model_dir is None and not folder.is_dir():
+        raise ModelError("there is no model: set MODEL_DIR to a folder in diffusers' layout")
+    return folder
 
 
 def _find_device(settings: Settings) -> torch.device:

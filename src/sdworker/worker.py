@@ -52,20 +52,8 @@ class Worker:
         Raises:
             EngineError: the model does not draw.
         """
-        width, height = self.contract.default_size
-        settings = self.contract.parse({"prompt": "warm-up", "seed": 0})
-        await self._engine.draw(
-            Drawing(
-                prompt=settings.prompt,
-                negative_prompt="",
-                width=width,
-                height=height,
-                steps=2,
-                guidance=settings.guidance_scale,
-                sampler=settings.scheduler,
-                seeds=(0,),
-            )
-        )
+        request = self.contract.parse({"prompt": "warm-up", "num_inference_steps": 2, "seed": 0})
+        await self._engine.draw(await self._prepare(request))
 
     async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
         """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order.

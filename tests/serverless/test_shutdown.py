@@ -3,7 +3,7 @@
 import pytest
 from runpod.serverless.modules import rp_scale
 
-from sdworker.serverless import scaler
+from sdworker.serverless import configure, scaler
 
 from .conftest import running_worker
 
@@ -41,6 +41,13 @@ def test_a_changed_sdk_is_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ORIGINAL, "handle_job", lambda self, session, job: None)
     with pytest.raises(scaler.SdkChanged, match=r"runpod 1\.12\.0"):
         scaler.install()
+
+
+def test_a_changed_sdk_ends_the_start_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rp_scale, "JobScaler", ORIGINAL)
+    monkeypatch.setattr(ORIGINAL, "handle_job", lambda self, session, job: None)
+    with pytest.raises(SystemExit, match=r"cannot start.*runpod 1\.12\.0"):
+        configure()
 
 
 def test_the_installed_sdk_is_the_one_it_was_written_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,8 @@ def configure() -> dict[str, Any]:
     modes never run those, so there they run here, and a worker that cannot work says why and exits with 1.
     """
     _quieten_sdk()
-    scaler.install()
     try:
+        scaler.install()
         service = Service(load_settings())
         if _in_production():
             for check in service.fitness_checks:
