@@ -15,7 +15,8 @@ from builder.emoji import pictures
 from builder.emoji.architecture import SCALING_FACTOR
 from builder.emoji.optimizer import MuonAdamW
 from builder.emoji.pictures import Emojis
-from builder.emoji.trainer import Trainer, amp
+from builder.emoji.precision import amp
+from builder.emoji.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from builder.emoji import architecture, autoencoder, captions, drawing, pictures, tokenizer
 from builder.emoji.optimizer import MuonAdamW
 from builder.emoji.pictures import COLOURS, Emojis
-from builder.emoji.trainer import Trainer, amp
+from builder.emoji.precision import amp, suited
+from builder.emoji.trainer import Trainer
 
 SAMPLE_PROMPTS = [
     "dog face",
@@ -72,6 +73,7 @@ class DiffusionPlan:
     noisy_share: float = 0.7
     group_weights: tuple[tuple[int, float], ...] = ()
     seed: int = 0
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,12 @@ def train(
     weights = loss_weights(signal, plan.snr_cap, plan.snr_floor)
     optimizer = MuonAdamW([unet, text_encoder], plan.rate)
 
+    def guess(noisy: torch.Tensor, times: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return unet(noisy, times, text_encoder(tokens).last_hidden_state).sample
+
+    if plan.compiled:
+        guess = torch.compile(guess)
+
     def loss_of_step(step: int) -> torch.Tensor:
         latents, tokens = _draw_lessons(lessons, plan, step)
         dice = torch.Generator(trainer.device).manual_seed(plan.seed * 1_000_003 + step)
@@ -159,7 +167,7 @@ def train(
         part = signal[times][:, None, None, None]
         noisy = part.sqrt() * latents + (1 - part).sqrt() * noise
         with amp(trainer.device):
-            guessed = unet(noisy, times, text_encoder(tokens).last_hidden_state).sample
+            guessed = guess(noisy, times, tokens)
         errors = functional.mse_loss(guessed.float(), noise, reduction="none").mean((1, 2, 3))
         return (weights[times] * errors).mean()
 
@@ -168,9 +176,10 @@ def train(
             raise RuntimeError("no pipeline to draw with")
         return drawing.draw(pipeline, SAMPLE_PROMPTS, range(len(SAMPLE_PROMPTS)))
 
-    return trainer.run(
-        [unet, text_encoder], optimizer, plan.rate, loss_of_step, draw_samples if pipeline else None
-    )
+    with suited(unet, text_encoder, trainer.device):
+        return trainer.run(
+            [unet, text_encoder], optimizer, plan.rate, loss_of_step, draw_samples if pipeline else None
+        )
 
 
 def loss_weights(signal: torch.Tensor, cap: float, floor: float) -> torch.Tensor:

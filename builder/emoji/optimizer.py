@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from builder.emoji.precision import multiplies_bfloat16
+
 # Newton-Schulz coefficients of the reference implementation: steep at zero, singular values end near 1.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
@@ -104,7 +106,7 @@ def orthogonalize(matrices: torch.Tensor, rounds: int = 5) -> torch.Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
-    if x.is_cuda:
+    if x.is_cuda or multiplies_bfloat16():
         x = x.bfloat16()
     for _ in range(rounds):
         gram = x @ x.mT

@@ -4,7 +4,6 @@ Everything random in a step comes from its number, so a training that was interr
 it had not been. Checkpoints are written beside the old one and then moved over it.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -136,10 +135,3 @@ class Trainer:
         average.restore(parameters)
         for module in modules:
             module.train()
-
-
-def amp(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Mixed precision where it is faster."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()
