@@ -123,13 +123,13 @@ class Settings(BaseSettings):
         None,
         ge=2,
         description="Most rows in one UNet forward (an image with guidance is two rows). "
-        "Unset: 32 on CUDA, 16 on a CPU.",
+        "Unset: measured at start; as many as make a forward's rows at least a tenth cheaper than half as many.",
     )
     concurrency: int | None = Field(
         None,
         ge=2,
-        description="Jobs taken at once. Unset: half of `MAX_ROWS`, at least 2 (the SDK idles a second after "
-        "each job at 1).",
+        description="Jobs taken at once. Unset: what fills the largest batch, and a quarter more; at least 2 (the "
+        "SDK idles a second after each job at 1).",
     )
 
     # Pictures in.
@@ -191,7 +191,14 @@ class Settings(BaseSettings):
         True,
         description="Import only what is needed, and read the weights meanwhile. `0` imports the plain way.",
     )
-    warm_up: bool = Field(True, description="Draw one small image before taking jobs.")
+    warm_up: bool = Field(
+        True, description="Draw one small image, and measure what steps cost, before taking jobs."
+    )
+    keep_memory: bool = Field(
+        True,
+        description="On a CPU, keep freed memory for the next step; "
+        "`0` gives it back to the system each time, which is slower.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ import torch
 from sdworker.engine.engine import Engine
 from sdworker.engine.model_files import ModelError
 from sdworker.engine.networks import Networks
+from sdworker.engine.processor import keep_freed_memory, reserve_cores
 from sdworker.model_place import model_folder
 from sdworker.settings import Attention, Device, Precision, Settings, SettingsError
 from sdworker.worker import Worker
@@ -32,12 +33,15 @@ def build_worker(settings: Settings) -> Worker:
     device = _find_device(settings)
     dtype = _find_dtype(settings, device)
     log.info("loading %s on %s in %s", folder, device, str(dtype).removeprefix("torch."))
+    threads = reserve_cores()
+    if device.type == "cpu" and settings.keep_memory:
+        keep_freed_memory()
     began = time.perf_counter()
     networks = Networks.load(
         folder, device=device, dtype=dtype, xformers=settings.attention is Attention.XFORMERS
     )
     log.info("loaded in %.2f s", time.perf_counter() - began)
-    engine = Engine(networks, max_rows=settings.max_rows or (32 if device.type == "cuda" else 16))
+    engine = Engine(networks, max_rows=settings.max_rows, threads=threads)
     return Worker(settings, engine, model_name=_model_name(folder))
 
 

@@ -36,7 +36,16 @@ class Worker:
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
         self._model_name = model_name
-        self.jobs_at_once = settings.concurrency or max(2, engine.max_rows // 2)
+        self._concurrency = settings.concurrency
+
+    @property
+    def jobs_at_once(self) -> int:
+        """Jobs to hold: what fills the engine's largest batch, and a quarter more.
+
+        So the place of a job that is done is taken at the next step, not when the platform has sent another.
+        At least 2, because the SDK idles a second after every job when there is one at a time.
+        """
+        return self._concurrency or max(2, self._engine.batch_rows // 2 * 5 // 4)
 
     async def check_bucket(self) -> None:
         """The bucket, when one is configured, is there.
@@ -47,13 +56,15 @@ class Worker:
         await self._delivery.check()
 
     async def warm_up(self) -> None:
-        """Draw one image of the model's own size, so that the first job pays for nothing but itself.
+        """Draw one image of the model's own size, so that the first job pays for nothing but itself; then measure
+        what steps cost.
 
         Raises:
             EngineError: the model does not draw.
         """
         request = self.contract.parse({"prompt": "warm-up", "num_inference_steps": 2, "seed": 0})
         await self._engine.draw(await self._prepare(request))
+        await self._engine.calibrate()
 
     async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
         """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order.

@@ -1,154 +1,188 @@
-"""Which generations make the next step: never too many, one shape, and nobody starves."""
+"""Which generations make the next step: never too many, one shape, short before long, and nobody starves."""
 
-import random
-from dataclasses import dataclass, field
+import statistics
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sdworker.engine.batch import choose
-
-LIMIT = 8
-
-
-@dataclass(eq=False)
-class Live:
-    """A generation as the choice sees it, and what the simulation keeps of it."""
-
-    rows: int
-    shape: str = "a"
-    last_step: int = 0
-    steps_left: int = 1
-    crowd: int = 0
-    waits: list[int] = field(default_factory=list)
-
-
-def limit(_shape: object) -> int:
-    return LIMIT
-
-
-lives = st.builds(
-    Live, rows=st.integers(1, 2 * LIMIT), shape=st.sampled_from("abc"), last_step=st.integers(0, 20)
+from sdworker.engine.costs import StepCosts
+from tests.engine.simulation import (
+    CPU,
+    LARGE_GPU,
+    SHAPE,
+    SMALL_GPU,
+    Job,
+    arrivals,
+    first_come_first_served,
+    simulate,
 )
 
-
-def test_nothing_waiting_makes_no_step() -> None:
-    assert choose([], limit) == []
-
-
-@given(st.lists(lives, min_size=1, max_size=30))
-def test_a_step_never_has_more_rows_than_the_limit_unless_the_first_alone_has(waiting: list[Live]) -> None:
-    chosen = choose(waiting, limit)
-    assert chosen
-    assert sum(live.rows for live in chosen) <= LIMIT or len(chosen) == 1
+MACHINES = {"CPU": CPU, "small GPU": SMALL_GPU, "large GPU": LARGE_GPU}
+on_every_machine = pytest.mark.parametrize("costs", MACHINES.values(), ids=MACHINES)
 
 
-@given(st.lists(lives, min_size=1, max_size=30))
-def test_a_step_has_one_shape_and_nobody_twice(waiting: list[Live]) -> None:
-    chosen = choose(waiting, limit)
-    assert len({live.shape for live in chosen}) == 1
-    assert len({id(live) for live in chosen}) == len(chosen)
-    assert all(live in waiting for live in chosen)
-
-
-@given(st.lists(lives, min_size=1, max_size=30))
-def test_the_one_that_waited_longest_is_always_in_and_first_come_counts_among_equals(
-    waiting: list[Live],
-) -> None:
-    longest = min(live.last_step for live in waiting)
-    assert choose(waiting, limit)[0] is next(live for live in waiting if live.last_step == longest)
-
-
-@given(st.lists(lives, min_size=1, max_size=30))
-def test_nobody_who_would_fit_is_left_out(waiting: list[Live]) -> None:
-    chosen = choose(waiting, limit)
-    room = LIMIT - sum(live.rows for live in chosen)
-    left_out = [live for live in waiting if live not in chosen and live.shape == chosen[0].shape]
-    assert all(live.rows > room for live in left_out)
-
-
-@given(st.lists(lives, max_size=30))
-def test_choosing_changes_nothing(waiting: list[Live]) -> None:
-    before = [(id(live), live.rows, live.last_step) for live in waiting]
-    choose(waiting, limit)
-    assert [(id(live), live.rows, live.last_step) for live in waiting] == before
-
-
-def test_each_shape_has_its_own_limit() -> None:
-    waiting = [Live(2, shape) for shape in "abab"]
-    rows = {"a": 4, "b": 2}
-    assert len(choose(waiting, lambda shape: rows[str(shape)])) == 2
-    assert len(choose(waiting[1:], lambda shape: rows[str(shape)])) == 1
-
-
-def simulate(arrivals: list[list[Live]]) -> list[Live]:
-    """The engine's loop without an engine: everyone who arrived, with the waits of each.
-
-    Everyone left out becomes the one that waited longest once all who were there before it had their turn; each
-    step serves at least one of those, and no newcomer goes before it. So no wait is longer than the crowd was.
-    """
-    live: list[Live] = []
-    everyone: list[Live] = []
-    step = 0
-    pending = list(reversed(arrivals))
-    while pending or live:
-        for newcomer in pending.pop() if pending else ():
-            live.append(newcomer)
-            everyone.append(newcomer)
-            newcomer.last_step, newcomer.crowd = step, len(live)
-        step += 1
-        for chosen in choose(live, limit):
-            wait = step - chosen.last_step
-            assert wait <= chosen.crowd
-            chosen.waits.append(wait)
-            chosen.last_step, chosen.crowd = step, len(live)
-            chosen.steps_left -= 1
-        live = [one for one in live if one.steps_left]
-    return everyone
-
-
-@given(
-    st.lists(
-        st.lists(
-            st.builds(
-                Live,
-                rows=st.integers(1, 2 * LIMIT),
-                shape=st.sampled_from("aaab"),
-                steps_left=st.integers(1, 5),
-            ),
-            max_size=3,
-        ),
-        max_size=30,
+@st.composite
+def waiting_jobs(draw: st.DrawFn) -> Job:
+    job = Job(
+        0.0,
+        draw(st.integers(1, 100)),
+        draw(st.integers(1, 40)),
+        draw(st.sampled_from([SHAPE, (8, 8), (32, 16)])),
     )
-)
-def test_no_wait_is_longer_than_the_crowd_was(arrivals: list[list[Live]]) -> None:
-    assert all(live.steps_left == 0 for live in simulate(arrivals))
+    job.evaluations_left = draw(st.integers(1, job.evaluations))
+    job.age = draw(st.floats(0, 10))
+    job.passed_over = draw(st.floats(0, job.age))
+    return job
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_over_thousands_of_arrivals_nobody_starves(seed: int) -> None:
-    chance = random.Random(seed)
-    arrivals = [
-        # Mostly small ones of one shape: a stream that could shut out the large and the odd for ever.
-        [
-            Live(
-                rows=chance.choice([1, 2, 2, 2, LIMIT, 2 * LIMIT]),
-                shape=chance.choice("aaaaaab"),
-                steps_left=2,
-            )
-        ]
-        if chance.random() < 0.5
-        else []
-        for _ in range(6000)
-    ]
-    everyone = simulate(arrivals)
-    assert len(everyone) > 2500
-    assert all(live.steps_left == 0 for live in everyone)
+crowds = st.lists(waiting_jobs(), min_size=1, max_size=20)
+machines = st.sampled_from(list(MACHINES.values()))
 
 
-def test_a_large_one_amid_small_ones_waits_one_round() -> None:
-    large = Live(rows=LIMIT, steps_left=20)
-    small = [Live(rows=2, steps_left=40) for _ in range(8)]  # four of them make a step
-    simulate([[large, *small]])
-    assert set(large.waits[1:]) == {3}
+class TestOneStep:
+    def test_nothing_waiting_makes_no_step(self) -> None:
+        assert choose([], CPU) == []
+
+    @given(crowds, machines)
+    def test_it_never_has_more_rows_than_the_limit_unless_the_first_alone_has(
+        self, waiting: list[Job], costs: StepCosts
+    ) -> None:
+        chosen = choose(waiting, costs)
+        assert chosen
+        assert sum(job.rows for job in chosen) <= costs.limit(chosen[0].shape) or len(chosen) == 1
+
+    @given(crowds, machines)
+    def test_it_has_one_shape_and_nobody_twice(self, waiting: list[Job], costs: StepCosts) -> None:
+        chosen = choose(waiting, costs)
+        assert len({job.shape for job in chosen}) == 1
+        assert len({id(job) for job in chosen}) == len(chosen)
+        assert all(job in waiting for job in chosen)
+
+    @given(crowds, machines)
+    def test_choosing_changes_nothing(self, waiting: list[Job], costs: StepCosts) -> None:
+        before = [vars(job).copy() for job in waiting]
+        first = choose(waiting, costs)
+        assert [vars(job) for job in waiting] == before
+        assert choose(waiting, costs) == first
+
+    @given(crowds, machines)
+    def test_with_more_waiting_than_fits_nobody_who_would_fit_is_left_out(
+        self, waiting: list[Job], costs: StepCosts
+    ) -> None:
+        if sum(job.rows / costs.limit(job.shape) for job in waiting) > 1:
+            chosen = choose(waiting, costs)
+            room = costs.limit(chosen[0].shape) - sum(job.rows for job in chosen)
+            left_out = [job for job in waiting if job not in chosen and job.shape == chosen[0].shape]
+            assert all(job.rows > room for job in left_out)
+
+    def test_equal_jobs_share_up_to_the_limit_in_order_of_arrival(self) -> None:
+        jobs = [Job(0.0, 25) for _ in range(CPU.limit(SHAPE))]
+        assert choose(jobs, CPU) == jobs[: CPU.limit(SHAPE) // 2]
+
+    def test_the_one_with_the_least_work_left_comes_first(self) -> None:
+        older, newer = Job(0.0, 50), Job(0.0, 20)
+        assert choose([older, newer], CPU)[0] is newer
+        older.evaluations_left = 3
+        assert choose([older, newer], CPU)[0] is older
+
+    def test_who_was_passed_over_for_long_comes_first_whatever_its_length(self) -> None:
+        long, short = Job(0.0, 100), Job(0.0, 20)
+        long.age = long.passed_over = 10.0
+        assert choose([long, short], CPU)[0] is long
+
+    def test_in_a_crowd_who_has_been_here_long_comes_first_whatever_its_length(self) -> None:
+        long, *short = Job(0.0, 100), *(Job(0.0, 20) for _ in range(10))
+        assert long not in choose([long, *short], CPU)
+        long.age = 30.0
+        assert choose([long, *short], CPU)[0] is long
+
+    def test_a_picture_of_another_size_waits_for_a_step_of_its_own(self) -> None:
+        small, large = Job(0.0, 10), Job(0.0, 10, shape=(32, 32))
+        assert choose([large, small], CPU) == [small]
+
+    def test_a_much_longer_one_does_not_slow_a_short_one_on_hardware_that_two_rows_fill(self) -> None:
+        short, long = Job(0.0, 10), Job(0.0, 50)
+        assert choose([long, short], CPU) == [short]
+
+    def test_a_much_longer_one_joins_where_its_rows_are_nearly_free(self) -> None:
+        short, long = Job(0.0, 10), Job(0.0, 50)
+        assert choose([long, short], LARGE_GPU) == [short, long]
+
+
+@on_every_machine
+@pytest.mark.parametrize("done", [0.0, 0.1, 0.5, 0.8, 0.95])
+class TestAShortJobAmongFourLongOnes:
+    """It comes when they have done this part of their work."""
+
+    @staticmethod
+    def jobs(costs: StepCosts, done: float) -> tuple[list[Job], Job]:
+        long = [Job(0.0, 50) for _ in range(4)]
+        return long, Job(done * max(job.finished for job in simulate(long, costs)), 10)
+
+    def test_it_takes_at_most_twice_as_long_as_alone(self, costs: StepCosts, done: float) -> None:
+        """Or less than first come, first served, where the long ones are a crowd and nearly done."""
+        long, short = self.jobs(costs, done)
+        ours = simulate([*long, short], costs)[-1].slowdown(costs)
+        theirs = simulate([*long, short], costs, first_come_first_served)[-1].slowdown(costs)
+        assert ours <= 2.0 or (costs is not CPU and ours <= min(3.0, theirs))
+
+    def test_no_long_one_takes_half_as_long_again(self, costs: StepCosts, done: float) -> None:
+        long, short = self.jobs(costs, done)
+        ours = simulate([*long, short], costs)[:-1]
+        theirs = simulate([*long, short], costs, first_come_first_served)[:-1]
+        assert all(a.latency <= 1.5 * b.latency for a, b in zip(ours, theirs, strict=True))
+
+
+def slowdowns(jobs: Sequence[Job], costs: StepCosts) -> list[float]:
+    return sorted(job.slowdown(costs) for job in jobs)
+
+
+@on_every_machine
+@pytest.mark.parametrize("load", [0.5, 0.8, 0.95])
+class TestOverThousandsOfArrivals:
+    """Poisson arrivals of very different jobs, against full batches in order of arrival."""
+
+    def test_equal_jobs_fare_no_worse_than_first_come_first_served(
+        self, costs: StepCosts, load: float
+    ) -> None:
+        jobs = arrivals(3000, load, costs, seed=1, evaluations=[25])
+        ours, fair = simulate(jobs, costs), simulate(jobs, costs, first_come_first_served)
+        assert max(a.latency / b.latency for a, b in zip(ours, fair, strict=True)) < 1.01
+
+    def test_of_unequal_ones_the_typical_and_the_unlucky_fare_better(
+        self, costs: StepCosts, load: float
+    ) -> None:
+        jobs = arrivals(
+            3000, load, costs, seed=2, evaluations=[4, 10, 20, 25, 50, 100, 150], rows=[1, 2, 2, 2, 4, 8]
+        )
+        ours = slowdowns(simulate(jobs, costs), costs)
+        fair = slowdowns(simulate(jobs, costs, first_come_first_served), costs)
+        assert statistics.mean(ours) < 0.9 * statistics.mean(fair)
+        assert ours[int(0.99 * len(ours))] < 0.5 * fair[int(0.99 * len(fair))]
+
+    def test_nobody_starves(self, costs: StepCosts, load: float) -> None:
+        jobs = arrivals(
+            3000, load, costs, seed=3, evaluations=[4, 10, 20, 25, 50, 100, 150], rows=[1, 2, 2, 2, 4, 8]
+        )
+        ours = slowdowns(simulate(jobs, costs), costs)
+        fair = slowdowns(simulate(jobs, costs, first_come_first_served), costs)
+        assert ours[-1] < 0.5 * fair[-1]
+
+    def test_long_jobs_pay_little_for_short_ones(self, costs: StepCosts, load: float) -> None:
+        jobs = arrivals(3000, load, costs, seed=4, evaluations=[10, 50])
+        ours, fair = simulate(jobs, costs), simulate(jobs, costs, first_come_first_served)
+        ratios = sorted(a.latency / b.latency for a, b in zip(ours, fair, strict=True) if a.evaluations == 50)
+        assert statistics.mean(ratios) < 1.3
+        assert ratios[int(0.99 * len(ratios))] < 2
+
+
+def test_a_stream_of_short_jobs_cannot_shut_out_a_long_one() -> None:
+    """The stream alone fills the hardware for as long as it lasts."""
+    step = SMALL_GPU.seconds(4, SHAPE)
+    stream = [Job(at=number * 5 * step, evaluations=5, rows=4) for number in range(400)]
+    long = Job(at=0.0, evaluations=50, rows=4)
+    served = simulate([long, *stream], SMALL_GPU)[0]
+    assert served.slowdown(SMALL_GPU) < 15

@@ -1,9 +1,39 @@
-"""Which generations make the next step. Pure bookkeeping: no tensors, no clock, no threads."""
+"""Which generations make the next step. Pure bookkeeping: no tensors, no clock, no threads.
 
-from collections.abc import Callable, Hashable, Sequence
+First come, first served lets a long job hold up every short one behind it. What is done instead depends on whether
+there is room for everybody in one step:
+
+- **A crowd.** Steps are full: that serves most jobs a second. The least work left goes first, which has the best
+  mean but alone would let a stream of short jobs hold up a long one for ever; so what has been here for more than
+  three times its own length is aged, its work left divided by the square of how much more. Among equals that is
+  first come, first served.
+- **Room for all.** A step becomes longer for everybody in it by every row. Jobs of similar length share. The
+  shortest one first (least `work left x whole work`, which serves slowdown as the least work left serves time:
+  Hyytiä, Aalto, Penttinen, "Minimizing slowdown in heterogeneous size-aware dispatching systems", 2012), and one
+  that is much longer joins only where the step hardly grows by it: always where rows are nearly free, not at all
+  where a few rows fill the hardware. Who is passed over for long goes first in the end.
+
+Times are what the steps cost by `StepCosts`, so the same arrivals give the same steps.
+"""
+
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-__all__ = ["Candidate", "choose"]
+from sdworker.engine.costs import Shape
+
+__all__ = ["Candidate", "Costs", "choose"]
+
+# Up to so many times the first one's length is similar: it shares the step whatever it costs.
+_SIMILAR = 3.0
+# In a crowd it is usual to take so many times one's own length.
+_USUAL = 3.0
+
+
+class Costs(Protocol):
+    """What steps cost; `StepCosts`."""
+
+    def seconds(self, rows: int, shape: Shape, /) -> float: ...
+    def limit(self, shape: Shape, /) -> int: ...
 
 
 class Candidate(Protocol):
@@ -12,37 +42,82 @@ class Candidate(Protocol):
     Attributes:
         rows: rows it brings to a UNet batch.
         shape: generations of one shape can share a step.
-        last_step: number of the engine's step it last took part in, or was admitted at.
+        evaluations: steps in all.
+        evaluations_left: steps to go.
+        age: seconds of steps since it was admitted.
+        passed_over: seconds of those in which it had no part.
     """
 
     @property
     def rows(self) -> int: ...
     @property
-    def shape(self) -> Hashable: ...
+    def shape(self) -> Shape: ...
     @property
-    def last_step(self) -> int: ...
+    def evaluations(self) -> int: ...
+    @property
+    def evaluations_left(self) -> int: ...
+    @property
+    def age(self) -> float: ...
+    @property
+    def passed_over(self) -> float: ...
 
 
 C = TypeVar("C", bound=Candidate)
 
 
-def choose(waiting: Sequence[C], limit: Callable[[Hashable], int]) -> list[C]:
-    """The generations of the next step: the one that waited longest, and all that fit beside it.
-
-    Whoever is left out becomes the one that waited longest, so nothing starves, whatever its size or shape.
+def choose(waiting: Sequence[C], costs: Costs) -> list[C]:
+    """The generations of the next step, all of one shape; the first has the best claim.
 
     Args:
-        waiting: every unfinished generation, in order of arrival.
-        limit: shape → most rows in one step. The first generation is taken even if it alone has more.
+        waiting: every unfinished generation, in order of arrival, which decides among equals.
+        costs: what steps cost. The first generation is taken even if it alone has more rows than the limit.
     """
-    if not waiting:
-        return []
-    by_age = sorted(waiting, key=lambda candidate: candidate.last_step)
-    first = by_age[0]
+    if len(waiting) < 2:
+        return list(waiting)
+    crowded = sum(one.rows / costs.limit(one.shape) for one in waiting) > 1
+    rank = _rank_in_a_crowd if crowded else _rank_with_room
+    first, *others = sorted(waiting, key=lambda one: rank(one, costs))
+    limit = costs.limit(first.shape)
     chosen = [first]
-    rows = first.rows
-    for candidate in by_age[1:]:
-        if candidate.shape == first.shape and rows + candidate.rows <= limit(first.shape):
-            chosen.append(candidate)
-            rows += candidate.rows
+    rows = similar_rows = first.rows
+    for one in others:
+        together = rows + one.rows
+        if one.shape != first.shape or together > limit:
+            continue
+        ratio = _work(first, costs) / _work(one, costs)
+        if ratio * _SIMILAR >= 1:
+            similar_rows += one.rows
+        elif not crowded and costs.seconds(together, one.shape) > costs.seconds(
+            similar_rows, one.shape
+        ) * _bearable_growth(ratio):
+            continue
+        chosen.append(one)
+        rows = together
     return chosen
+
+
+def _rank_in_a_crowd(one: Candidate, costs: Costs) -> float:
+    return _work_left(one, costs) / max(1.0, (1 + one.age / _work(one, costs)) / _USUAL) ** 2
+
+
+def _rank_with_room(one: Candidate, costs: Costs) -> float:
+    work = _work(one, costs)
+    return _work_left(one, costs) * work / (1 + one.passed_over / work) ** 2
+
+
+def _work_left(one: Candidate, costs: Costs) -> float:
+    return one.evaluations_left * costs.seconds(one.rows, one.shape)
+
+
+def _work(one: Candidate, costs: Costs) -> float:
+    """Seconds that it takes alone."""
+    return one.evaluations * costs.seconds(one.rows, one.shape)
+
+
+def _bearable_growth(ratio: float) -> float:
+    """How many times as long the first one's step may become for one whose work is 1/ratio of the first's.
+
+    Sharing a step delays the first by the growth, and saves the other a step of its own later. Each counted in
+    that one's own work, they weigh the same where the growth is ratio / (1 + ratio).
+    """
+    return 1 + ratio / (1 + ratio)

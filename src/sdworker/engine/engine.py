@@ -3,7 +3,7 @@
 The engine has one thread, the only one that touches the device. Before each step it admits what was submitted,
 `batch.choose` picks generations of one shape, one forward runs over all their rows, and each takes its sampler
 step from its own table. A finished generation is decoded and leaves; a cancelled one leaves before the next
-step; a new one joins at the next step. So no job waits for a whole other job, and each comes out as if it had
+step; a new one may join at the next step. So no job waits for a whole longer one, and each comes out as if it had
 run alone.
 """
 
@@ -11,13 +11,15 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
 import torch
 
 from sdworker.engine.batch import choose
+from sdworker.engine.calibration import calibrate
+from sdworker.engine.costs import ASSUMED_SECONDS, Shape, StepCosts
 from sdworker.engine.generation import Drawing, Generation, Rows, table_for
 from sdworker.engine.networks import Networks, NotFinite
 from sdworker.engine.tables import SamplerTables, TableError
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int], None]
 """Called on the engine's thread after each step of a drawing: evaluations done, evaluations in all."""
+
+# More rows than any hardware of today gains from at the size a model was trained for.
+_MOST_ROWS = 64
 
 
 class EngineError(Exception):
@@ -41,23 +46,44 @@ class DeviceLost(EngineError):
 class Engine:
     """Draws. Submit with `draw`, from any number of coroutines."""
 
-    def __init__(self, networks: Networks, *, max_rows: int) -> None:
+    def __init__(
+        self, networks: Networks, *, max_rows: int | None = None, threads: int | None = None
+    ) -> None:
         """
         Args:
             networks: a loaded model; from now on only the engine's thread uses it.
-            max_rows: most rows in one UNet forward.
+            max_rows: most rows in one UNet forward. None: as many as `calibrate` finds worth it.
+            threads: with how many threads to compute on a CPU (`processor.reserve_cores`). None: torch's own
+                number.
         """
         self.networks = networks
         self._tables = SamplerTables(networks.scheduler_config, networks.device)
-        self.max_rows = max_rows
-        self._fitting: dict[Hashable, int] = {}
-        self._steps = 0
-        self._inbox: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+        self._max_rows = max_rows
+        self._threads = threads
+        self.costs = StepCosts(ASSUMED_SECONDS, networks.default_shape, max_rows=max_rows)
+        self._inbox: queue.SimpleQueue[_Ticket | _Errand | None] = queue.SimpleQueue()
         self._live: list[_Ticket] = []
         self._lost: DeviceLost | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def batch_rows(self) -> int:
+        """Most rows in a forward at the model's own size."""
+        return self.costs.limit(self.networks.default_shape)
+
+    async def calibrate(self) -> None:
+        """Measure what steps cost here, and with it how many rows are worth sharing one.
+
+        Raises:
+            EngineError: the model does not run.
+        """
+        if self._closed:
+            raise EngineError("the worker is shutting down")
+        errand = _Errand()
+        self._inbox.put(errand)
+        await asyncio.wrap_future(errand.done)
 
     async def draw(self, drawing: Drawing, on_step: OnStep | None = None) -> list[np.ndarray]:
         """The drawing's images, uint8 [height, width, 3], in the order of its seeds.
@@ -100,12 +126,16 @@ class Engine:
     # From here on, all on the engine's thread.
 
     def _run(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
         with torch.inference_mode():
             while self._admit() or self._live:
                 try:
                     self._drop_cancelled()
-                    chosen = choose([ticket for ticket in self._live if not ticket.finished], self._row_limit)
+                    waiting = [ticket for ticket in self._live if not ticket.finished]
+                    chosen = choose(waiting, self.costs)
                     if chosen:
+                        self._age(waiting, chosen)
                         self._step(chosen)
                     self._deliver_finished()
                 except Exception as error:  # a defect of the loop itself; without this every job would hang
@@ -121,7 +151,32 @@ class Engine:
             if ticket is None:
                 self._inbox.put(None)  # stays closed for the next round
                 return False
-            self._begin(ticket)
+            if isinstance(ticket, _Errand):
+                self._calibrate(ticket)
+            else:
+                self._begin(ticket)
+
+    def _calibrate(self, errand: "_Errand") -> None:
+        try:
+            result = calibrate(
+                self.networks, largest=self._max_rows or _MOST_ROWS, only_worthwhile=self._max_rows is None
+            )
+        except Exception as error:
+            if _is_fatal(error):
+                self._lose(error, [])
+            errand.done.set_exception(EngineError(f"the model does not run: {error}"))
+            return
+        shape = self.networks.default_shape
+        self.costs = StepCosts(result.seconds, shape, max_rows=self._max_rows)
+        if result.out_of_memory:
+            self.costs.remember_lack_of_memory(shape, max(result.seconds))
+            self._free_memory()
+        log.info(
+            "a step takes %s; at most %d rows share one",
+            ", ".join(f"{1000 * seconds:.3g} ms for {rows} rows" for rows, seconds in result.seconds.items()),
+            self.batch_rows,
+        )
+        errand.done.set_result(None)
 
     def _begin(self, ticket: "_Ticket") -> None:
         if self._lost is not None:
@@ -129,7 +184,6 @@ class Engine:
             return
         try:
             ticket.generation = Generation(ticket.drawing, self.networks, self._tables)
-            ticket.generation.last_step = self._steps
         except Exception as error:
             self._fail([ticket], error)
         else:
@@ -140,12 +194,16 @@ class Engine:
             self._live.remove(ticket)
             ticket.images.set_exception(EngineError("cancelled"))
 
-    def _row_limit(self, shape: Hashable) -> int:
-        return self._fitting.get(shape, self.max_rows)
+    def _age(self, waiting: "list[_Ticket]", chosen: "list[_Ticket]") -> None:
+        """Count what the coming step takes, and for whom it is time passed over."""
+        seconds = self.costs.seconds(sum(ticket.rows for ticket in chosen), chosen[0].shape)
+        for ticket in waiting:
+            ticket.age += seconds
+            if ticket not in chosen:
+                ticket.passed_over += seconds
 
     def _step(self, chosen: "list[_Ticket]") -> None:
         """One UNet forward over the rows of all chosen, and each one's sampler step."""
-        self._steps += 1
         try:
             generations = [ticket.begun for ticket in chosen]
             rows = [generation.next_rows() for generation in generations]
@@ -154,14 +212,13 @@ class Engine:
                 generations, predicted.split([g.rows for g in generations]), strict=True
             ):
                 generation.take(part)
-                generation.last_step = self._steps
         except Exception as error:
             self._isolate(chosen, error)
             return
         for ticket in chosen:
             ticket.report()
 
-    def _predict(self, rows: list[Rows], shape: Hashable) -> torch.Tensor:
+    def _predict(self, rows: list[Rows], shape: Shape) -> torch.Tensor:
         """The UNet over all rows, in as few forwards as fit; a batch too large for memory is halved for good."""
         latents = torch.cat([part.latents for part in rows])
         timesteps = torch.cat([part.timesteps for part in rows])
@@ -171,7 +228,7 @@ class Engine:
         outputs: list[torch.Tensor] = []
         done = 0
         while done < len(latents):
-            part = slice(done, done + self._row_limit(shape))
+            part = slice(done, done + self.costs.limit(shape))
             try:
                 output = self.networks.predict(
                     latents[part], timesteps[part], text[part], None if guidance is None else guidance[part]
@@ -180,7 +237,7 @@ class Engine:
                 size = len(latents[part])
                 if size == 1:
                     raise
-                self._fitting[shape] = size // 2
+                self.costs.remember_lack_of_memory(shape, size // 2)
                 log.warning("%d rows of %s do not fit into memory; from now on %d", size, shape, size // 2)
                 self._free_memory()
                 continue
@@ -274,6 +331,7 @@ class _Ticket:
         self.generation: Generation | None = None
         self.images: Future[list[np.ndarray]] = Future()
         self.cancelled = False
+        self.age = self.passed_over = 0.0
         self._on_step = on_step
 
     @property
@@ -286,12 +344,16 @@ class _Ticket:
         return self.begun.rows
 
     @property
-    def shape(self) -> Hashable:
+    def shape(self) -> Shape:
         return self.begun.shape
 
     @property
-    def last_step(self) -> int:
-        return self.begun.last_step
+    def evaluations(self) -> int:
+        return self.begun.table.evaluations
+
+    @property
+    def evaluations_left(self) -> int:
+        return self.begun.table.evaluations - self.begun.evaluation
 
     @property
     def finished(self) -> bool:
@@ -306,6 +368,13 @@ class _Ticket:
         except Exception:
             log.exception("on_step failed; it is not called again")
             self._on_step = None
+
+
+class _Errand:
+    """A calibration asked for, and who waits for it."""
+
+    def __init__(self) -> None:
+        self.done: Future[None] = Future()
 
 
 def _is_fatal(error: BaseException) -> bool:

@@ -86,7 +86,6 @@ class Generation:
             TableError: the sampler cannot do it.
         """
         self.drawing = drawing
-        self.last_step = 0
         self.evaluation = 0
         self.table = table_for(drawing, tables, inpaints_natively=networks.inpaints_natively)
         self._device = networks.device

@@ -136,6 +136,12 @@ class Networks:
         return width * self.pixels_per_latent, height * self.pixels_per_latent
 
     @property
+    def default_shape(self) -> tuple[int, int]:
+        """Latent height and width of the default size."""
+        width, height = self.default_size
+        return height // self.pixels_per_latent, width // self.pixels_per_latent
+
+    @property
     def latent_channels(self) -> int:
         return int(self._vae.config.latent_channels)
 
@@ -207,6 +213,18 @@ class Networks:
             return_dict=False,
         )[0]
         return output.float()
+
+    def example_inputs(
+        self, rows: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Arguments for `predict`: so many rows of noise at the model's own size, halfway through, of no text."""
+        noise = torch.randn(
+            (rows, self._unet.config.in_channels, *self.default_shape),
+            generator=torch.Generator("cpu").manual_seed(0),
+        )
+        timesteps = torch.full((rows,), 500.0, device=self.device)
+        guidance = torch.full((rows,), 1.0, device=self.device) if self.embeds_guidance else None
+        return noise.to(self.device), timesteps, self.encode_text("").expand(rows, -1, -1), guidance
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
