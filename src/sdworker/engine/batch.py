@@ -11,7 +11,7 @@ there is room for everybody in one step:
   shortest one first (least `work left x whole work`, which serves slowdown as the least work left serves time:
   Hyytiä, Aalto, Penttinen, "Minimizing slowdown in heterogeneous size-aware dispatching systems", 2012), and one
   that is much longer joins only where the step hardly grows by it: always where rows are nearly free, not at all
-  where a few rows fill the hardware. Who is passed over for long goes first in the end.
+  where a few rows fill the hardware. Time passed over ages in the same way.
 
 Times are what the steps cost by `StepCosts`, so the same arrivals give the same steps.
 """
@@ -25,7 +25,8 @@ __all__ = ["Candidate", "Costs", "choose"]
 
 # Up to so many times the first one's length is similar: it shares the step whatever it costs.
 _SIMILAR = 3.0
-# In a crowd it is usual to take so many times one's own length.
+# So many times one's own length is usual. With less patience jobs of two sizes, which cannot share, would take
+# turns at every step, and both be late.
 _USUAL = 3.0
 
 
@@ -102,7 +103,7 @@ def _rank_in_a_crowd(one: Candidate, costs: Costs) -> float:
 
 def _rank_with_room(one: Candidate, costs: Costs) -> float:
     work = _work(one, costs)
-    return _work_left(one, costs) * work / (1 + one.passed_over / work) ** 2
+    return _work_left(one, costs) * work / max(1.0, (1 + one.passed_over / work) / _USUAL) ** 2
 
 
 def _work_left(one: Candidate, costs: Costs) -> float:

@@ -1,0 +1,63 @@
+"""A CPU's cores and memory are kept for the engine. Each in a process of its own: they are a process's affair."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+def run(code: str) -> list[int]:
+    """What a fresh Python prints, as numbers."""
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return [int(number) for number in result.stdout.split()]
+
+
+def test_only_a_thread_that_asks_for_them_computes_with_all_cores() -> None:
+    """OpenMP's teams are counted by the kernel: a second team would be three more threads."""
+    own, asked, again, threads = run(
+        """
+        import os, threading, torch
+        from sdworker.engine.processor import reserve_cores
+
+        torch.set_num_threads(4)  # whatever this machine has
+        cores = reserve_cores()
+        a = torch.randn(2000, 2000)
+        (a + a).sum()
+        before = len(os.listdir("/proc/self/task"))
+
+        def engine():
+            torch.set_num_threads(cores)
+            (a + a).sum()
+            print(before, torch.get_num_threads(), reserve_cores(), len(os.listdir("/proc/self/task")))
+
+        thread = threading.Thread(target=engine)
+        thread.start()
+        thread.join()
+        """
+    )
+    assert asked == again == 4
+    assert threads == own + 1 + 3  # the engine's thread and the rest of its team
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's affair")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    """Pages that the system hands out anew are counted by the system."""
+    code = """
+        import resource, torch
+        from sdworker.engine.processor import keep_freed_memory
+
+        if {keep}:
+            keep_freed_memory()
+        for _ in range(20):
+            torch.ones(10_000_000)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            torch.ones(10_000_000)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        """
+    (kept,), (given_back,) = run(code.format(keep=True)), run(code.format(keep=False))
+    assert kept < 0.05 * given_back
