@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from bench import coldstart, encode, single
+from bench import coldstart, encode, means, single
 
-_BENCHES = {"single": single.run, "encode": encode.run, "coldstart": coldstart.run}
+_BENCHES = {"single": single.run, "encode": encode.run, "coldstart": coldstart.run, "means": means.run}
 
 
 def main() -> None:

@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     attention: Attention = Field(
         Attention.SDPA, description="`xformers` needs the xformers package (it is in the image)."
     )
+    channels_last: bool = Field(
+        True, description="Lay weights out as convolutions like them best; `0`: as they are stored."
+    )
 
     # What a job may ask for, and what it gets when it does not ask.
     max_pixels: int = Field(1024 * 1024, ge=64 * 64, description="Largest width x height of an image.")

@@ -38,7 +38,11 @@ def build_worker(settings: Settings) -> Worker:
         keep_freed_memory()
     began = time.perf_counter()
     networks = Networks.load(
-        folder, device=device, dtype=dtype, xformers=settings.attention is Attention.XFORMERS
+        folder,
+        device=device,
+        dtype=dtype,
+        xformers=settings.attention is Attention.XFORMERS,
+        channels_last=settings.channels_last,
     )
     log.info("loaded in %.2f s", time.perf_counter() - began)
     engine = Engine(networks, max_rows=settings.max_rows, threads=threads)

@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(self, settings: Settings, engine: Engine, *, model_name: str) -> None:
         self.contract = Contract(settings, engine.networks.default_size)
-        self._engine = engine
+        self.engine = engine
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
         self._model_name = model_name
@@ -45,7 +45,7 @@ class Worker:
         So the place of a job that is done is taken at the next step, not when the platform has sent another.
         At least 2, because the SDK idles a second after every job when there is one at a time.
         """
-        return self._concurrency or max(2, self._engine.batch_rows // 2 * 5 // 4)
+        return self._concurrency or max(2, self.engine.batch_rows // 2 * 5 // 4)
 
     async def check_bucket(self) -> None:
         """The bucket, when one is configured, is there.
@@ -63,8 +63,8 @@ class Worker:
             EngineError: the model does not draw.
         """
         request = self.contract.parse({"prompt": "warm-up", "num_inference_steps": 2, "seed": 0})
-        await self._engine.draw(await self._prepare(request))
-        await self._engine.calibrate()
+        await self.engine.draw(await self._prepare(request))
+        await self.engine.calibrate()
 
     async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
         """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order.
@@ -82,7 +82,7 @@ class Worker:
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
         drawing = await self._prepare(request)
         watch.lap("prepare")
-        images = await self._engine.draw(drawing, on_step)
+        images = await self.engine.draw(drawing, on_step)
         watch.lap("draw")
         files = await self._encode(request, drawing, images)
         watch.lap("encode")

@@ -1,6 +1,8 @@
 """How long steps take on this hardware, measured before the first job: what `StepCosts` knows it from."""
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -8,7 +10,7 @@ import torch
 from sdworker.engine.costs import worthwhile
 from sdworker.engine.networks import Networks
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "calibrate", "time_call"]
 
 # Enough of both: the best of a few forwards is stable, and a slow one needs no repeating.
 _REPEATS = 3
@@ -58,23 +60,36 @@ def _sizes(largest: int) -> list[int]:
 
 
 def _time_forward(networks: Networks, rows: int) -> float:
-    """Seconds of a forward, the best of a few, after one that pays for what only the first needs."""
+    """Seconds of a forward, the best of a few."""
     inputs = networks.example_inputs(rows)
-    best = float("inf")
-    networks.predict(*inputs)
-    _finish(networks.device)
-    began = time.perf_counter()
-    for _ in range(_REPEATS):
+    return min(
+        time_call(
+            networks.device, lambda: networks.predict(*inputs), _REPEATS, enough_seconds=_SECONDS_A_SIZE
+        )
+    )
+
+
+def time_call(
+    device: torch.device, call: Callable[[], object], repeats: int, *, enough_seconds: float = math.inf
+) -> list[float]:
+    """Seconds of each of some calls, after one that pays for what only the first needs.
+
+    Args:
+        device: waited for after each call, since CUDA works behind Python's back.
+        call: what is timed.
+        repeats: how often, at most.
+        enough_seconds: fewer once they took so long; at least one.
+    """
+
+    def seconds() -> float:
         start = time.perf_counter()
-        networks.predict(*inputs)
-        _finish(networks.device)
-        best = min(best, time.perf_counter() - start)
-        if time.perf_counter() - began > _SECONDS_A_SIZE:
-            break
-    return best
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
 
-
-def _finish(device: torch.device) -> None:
-    """CUDA works behind Python's back; wait for it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    seconds()
+    times: list[float] = []
+    while len(times) < repeats and sum(times) <= enough_seconds:
+        times.append(seconds())
+    return times

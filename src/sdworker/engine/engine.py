@@ -13,6 +13,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from sdworker.engine.tables import SamplerTables, TableError
 __all__ = ["DeviceLost", "Engine", "EngineError", "OnStep"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 OnStep = Callable[[int, int], None]
 """Called on the engine's thread after each step of a drawing: evaluations done, evaluations in all."""
@@ -61,7 +64,7 @@ class Engine:
         self._max_rows = max_rows
         self._threads = threads
         self.costs = StepCosts(ASSUMED_SECONDS, networks.default_shape, max_rows=max_rows)
-        self._inbox: queue.SimpleQueue[_Ticket | _Errand | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Ticket | _Errand[Any] | None] = queue.SimpleQueue()
         self._live: list[_Ticket] = []
         self._lost: DeviceLost | None = None
         self._closed = False
@@ -79,11 +82,42 @@ class Engine:
         Raises:
             EngineError: the model does not run.
         """
+        try:
+            result = await asyncio.wrap_future(
+                self.call(
+                    lambda: calibrate(
+                        self.networks,
+                        largest=self._max_rows or _MOST_ROWS,
+                        only_worthwhile=self._max_rows is None,
+                    )
+                )
+            )
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"the model does not run: {error}") from error
+        shape = self.networks.default_shape
+        costs = StepCosts(result.seconds, shape, max_rows=self._max_rows)
+        if result.out_of_memory:
+            costs.remember_lack_of_memory(shape, max(result.seconds))
+        self.costs = costs
+        log.info(
+            "a step takes %s; at most %d rows share one",
+            ", ".join(f"{1000 * seconds:.3g} ms for {rows} rows" for rows, seconds in result.seconds.items()),
+            self.batch_rows,
+        )
+
+    def call(self, function: Callable[[], T]) -> "Future[T]":
+        """Run a function on the engine's thread, the only one that may use the networks, between two steps.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
         if self._closed:
             raise EngineError("the worker is shutting down")
-        errand = _Errand()
+        errand = _Errand(function)
         self._inbox.put(errand)
-        await asyncio.wrap_future(errand.done)
+        return errand.result
 
     async def draw(self, drawing: Drawing, on_step: OnStep | None = None) -> list[np.ndarray]:
         """The drawing's images, uint8 [height, width, 3], in the order of its seeds.
@@ -152,31 +186,17 @@ class Engine:
                 self._inbox.put(None)  # stays closed for the next round
                 return False
             if isinstance(ticket, _Errand):
-                self._calibrate(ticket)
+                self._run_errand(ticket)
             else:
                 self._begin(ticket)
 
-    def _calibrate(self, errand: "_Errand") -> None:
+    def _run_errand(self, errand: "_Errand[Any]") -> None:
         try:
-            result = calibrate(
-                self.networks, largest=self._max_rows or _MOST_ROWS, only_worthwhile=self._max_rows is None
-            )
+            errand.result.set_result(errand.function())
         except Exception as error:
+            errand.result.set_exception(error)
             if _is_fatal(error):
                 self._lose(error, [])
-            errand.done.set_exception(EngineError(f"the model does not run: {error}"))
-            return
-        shape = self.networks.default_shape
-        self.costs = StepCosts(result.seconds, shape, max_rows=self._max_rows)
-        if result.out_of_memory:
-            self.costs.remember_lack_of_memory(shape, max(result.seconds))
-            self._free_memory()
-        log.info(
-            "a step takes %s; at most %d rows share one",
-            ", ".join(f"{1000 * seconds:.3g} ms for {rows} rows" for rows, seconds in result.seconds.items()),
-            self.batch_rows,
-        )
-        errand.done.set_result(None)
 
     def _begin(self, ticket: "_Ticket") -> None:
         if self._lost is not None:
@@ -370,11 +390,12 @@ class _Ticket:
             self._on_step = None
 
 
-class _Errand:
-    """A calibration asked for, and who waits for it."""
+class _Errand(Generic[T]):
+    """Something else to do on the engine's thread, and where its result goes."""
 
-    def __init__(self) -> None:
-        self.done: Future[None] = Future()
+    def __init__(self, function: Callable[[], T]) -> None:
+        self.function = function
+        self.result: Future[T] = Future()
 
 
 def _is_fatal(error: BaseException) -> bool:

@@ -74,9 +74,21 @@ class Networks:
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: torch.device, dtype: torch.dtype, xformers: bool = False
+        cls,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        xformers: bool = False,
+        channels_last: bool = True,
     ) -> "Networks":
         """Load a model from a folder in diffusers' layout; nothing is downloaded.
+
+        Args:
+            folder: the model's.
+            device, dtype: where and in what the networks run.
+            xformers: let xformers compute attention.
+            channels_last: lay the UNet's and the VAE's weights out as convolutions like them best.
 
         Raises:
             ModelError: a file is missing or broken, or the model is of a kind that is not served.
@@ -105,6 +117,9 @@ class Networks:
         vae = network("vae", AutoencoderKL)
         if xformers:
             _use_xformers(unet, vae)
+        if channels_last:
+            for module in (unet, vae):
+                module.to(memory_format=torch.channels_last)
         text_encoder = _load(
             folder / "text_encoder",
             lambda: load_text_encoder(

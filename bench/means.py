@@ -1,0 +1,120 @@
+"""What each means of drawing fast on this processor is worth: with all of them, and with each left out.
+
+The worker is built as in production, in a process of its own for each variant and round, in turn; then one
+forward of the UNet is timed for several numbers of rows, and one decode, on the engine's thread. The ratio of each
+round to the round with everything is what counts, because a noisy machine slows both.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.report import spread, table, write_json
+
+__all__ = ["run"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+_ALL = "all of them"
+# Variant → the environment that leaves one means out.
+_VARIANTS: dict[str, dict[str, str]] = {
+    _ALL: {},
+    "cores shared with the main thread": {"BENCH_SHARE_CORES": "1"},
+    "KEEP_MEMORY=0": {"KEEP_MEMORY": "0"},
+    "CHANNELS_LAST=0": {"CHANNELS_LAST": "0"},
+}
+_ROWS = (2, 8, 16)
+_REPEATS = 12
+
+
+def run(model: Path, rounds: int) -> None:
+    """Measure and report."""
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in _VARIANTS}
+    for _ in range(rounds):
+        for name, environment in _VARIANTS.items():
+            measured[name].append(_measure(model, environment))
+    figures = {name: _figures(runs, measured[_ALL]) for name, runs in measured.items()}
+    what = list(measured[_ALL][0])
+    table(
+        f"means: milliseconds, median of {rounds} rounds, and the ratio to {_ALL}",
+        ("left out", *what),
+        [
+            (
+                name,
+                *(
+                    f"{of[one]['ms']['median']:.1f} ({of[one]['ratio']['min']:.2f} … "
+                    f"{of[one]['ratio']['median']:.2f} … {of[one]['ratio']['max']:.2f})"
+                    for one in what
+                ),
+            )
+            for name, of in figures.items()
+        ],
+    )
+    print(f"written to {write_json('means', figures)}")
+
+
+def _figures(runs: list[dict[str, float]], whole: list[dict[str, float]]) -> dict[str, Any]:
+    return {
+        what: {
+            "ms": spread([run[what] for run in runs]),
+            "ratio": spread([run[what] / all_[what] for run, all_ in zip(runs, whole, strict=True)]),
+        }
+        for what in runs[0]
+    }
+
+
+def _measure(model: Path, environment: dict[str, str]) -> dict[str, float]:
+    """Milliseconds, by what was timed, in a fresh process."""
+    result = subprocess.run(
+        [sys.executable, "-m", "bench.means"],
+        cwd=_ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{_ROOT / 'src'}{os.pathsep}{_ROOT}",
+            "MODEL_DIR": str(model.resolve()),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"the measured process failed:\n{result.stderr[-2000:]}")
+    figures: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return figures
+
+
+def _child() -> None:
+    """Time forwards and a decode on the engine's thread, and print them."""
+    if os.environ.get("BENCH_SHARE_CORES"):
+        torch.randn(1000, 1000).exp().sum()  # from now on the main thread has a team of its own
+    from sdworker.engine.calibration import time_call
+    from sdworker.settings import load_settings
+    from sdworker.startup import build_worker
+
+    engine = build_worker(load_settings()).engine
+    networks = engine.networks
+
+    def median_ms(call: Callable[[], object]) -> float:
+        return 1000 * statistics.median(time_call(networks.device, call, _REPEATS))
+
+    def measure() -> dict[str, float]:
+        times = {
+            f"{rows} rows": median_ms(partial(networks.predict, *networks.example_inputs(rows)))
+            for rows in _ROWS
+        }
+        latents = torch.randn(1, networks.latent_channels, *networks.default_shape).to(networks.device)
+        return {**times, "decode": median_ms(partial(networks.decode, latents))}
+
+    print(json.dumps(engine.call(measure).result()))
+
+
+if __name__ == "__main__":
+    _child()
