@@ -24,6 +24,7 @@ from builder.errors import FetchError
 from builder.hub import Hub
 from builder.manifest import Manifest
 from builder.sources import DEFAULT_MODEL, Origin, resolve
+from builder.tokenizer import complete_tokenizer
 from builder.verify import verify
 
 __all__ = ["fetch", "main"]
@@ -69,6 +70,7 @@ def fetch(
     converted = assemble(folder, built, link=origin.ours)
     log.info("verifying")
     verify(built)
+    converted += complete_tokenizer(built)
     made = manifest.write(built, origin.source, origin.licence, converted)
     _publish(built, out)
     shutil.rmtree(work, ignore_errors=True)

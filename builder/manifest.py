@@ -35,7 +35,8 @@ class Manifest:
     source: dict[str, Any]
     licence: str | None
     converted: list[str]
-    """The weights that were cast to half precision or joined here; all else is the source's own bytes."""
+    """What was made here: weights cast to half precision or joined, a tokenizer brought into one file. All else is
+    the source's own bytes."""
     files: dict[str, dict[str, Any]]
     """Relative path → `{"sha256": …, "size": …}`."""
 

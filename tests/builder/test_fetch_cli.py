@@ -46,7 +46,7 @@ def test_a_model_from_the_hub(server: FakeHub, tmp_path: Path) -> None:
     done = run(ID, "--revision", COMMIT, "--out", tmp_path / "out", env=environment(server))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "manifest.json").is_file()
-    assert done.stderr.splitlines()[-1].endswith("11 files, 0.00 GB")
+    assert done.stderr.splitlines()[-1].endswith("12 files, 0.00 GB")
 
 
 @pytest.mark.parametrize("how", ["file", "environment"])

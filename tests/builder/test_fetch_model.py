@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from builder.hub import Hub
 from builder.sources import DEFAULT_MODEL
 from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from builder import manifest
 from tests.builder.hub_server import COMMIT, FakeHub, Repo, serve_hub
@@ -27,6 +30,7 @@ NEEDED = [
     "text_encoder/config.json",
     "text_encoder/model.safetensors",
     "tokenizer/merges.txt",
+    "tokenizer/tokenizer.json",
     "tokenizer/tokenizer_config.json",
     "tokenizer/vocab.json",
     "unet/config.json",
@@ -75,6 +79,16 @@ def edit(path: Path, change: Callable[[dict], object]) -> None:
     path.write_text(json.dumps(content))
 
 
+def _as_object(token: str) -> dict[str, object]:
+    return {
+        "__type": "AddedToken",
+        "content": token,
+        "lstrip": False,
+        "normalized": True,
+        "single_word": False,
+    }
+
+
 class TestLocalFolder:
     def test_comes_out_clean_in_half_precision_and_loadable(self, folder: Path, tmp_path: Path) -> None:
         made = fetch(str(folder), tmp_path / "out", hub=OFFLINE)
@@ -83,6 +97,36 @@ class TestLocalFolder:
         assert UNET in made.converted
         pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
         assert pipeline.safety_checker is None
+
+    @pytest.mark.parametrize("as_objects", [False, True], ids=["as today", "as Stable Diffusion 1.5 has it"])
+    def test_its_tokenizer_comes_out_in_one_file_that_the_worker_reads_without_transformers(
+        self, folder: Path, tmp_path: Path, as_objects: bool
+    ) -> None:
+        config = folder / "tokenizer" / "tokenizer_config.json"
+        if as_objects:
+            edit(
+                config,
+                lambda said: said.update(
+                    {name: _as_object(said[name]) for name in ("bos_token", "eos_token")}
+                ),
+            )
+        made = fetch(str(folder), tmp_path / "out", hub=OFFLINE)
+        assert "tokenizer/tokenizer.json" in made.converted
+        code = (
+            "import sys; from pathlib import Path; from sdworker.engine.text import load_tokenizer;"
+            "print(load_tokenizer(Path(sys.argv[1]), 77)('a cat, dog')[0].tolist());"
+            "assert 'transformers' not in sys.modules"
+        )
+        ours = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "out" / "tokenizer"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        theirs = CLIPTokenizer.from_pretrained(folder / "tokenizer")(
+            "a cat, dog", padding="max_length", max_length=77
+        )
+        assert json.loads(ours.stdout) == [theirs.input_ids]
 
     def test_the_source_is_not_touched(self, folder: Path, pristine: Path, tmp_path: Path) -> None:
         fetch(str(folder), tmp_path / "out", hub=OFFLINE)
