@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from bench.own_process import OwnProcess
 from bench.peak import Peak
-from bench.processes import OwnProcess
 from bench.report import spread, table, write_json
 from bench.sizes import Size, sizes_of
 

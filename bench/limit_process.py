@@ -1,6 +1,6 @@
 """What `bench/limit.py` times, in a process of its own: bare UNet forwards, or the steps of whole jobs.
 
-One process does one of the two, because both compute on threads of their own (`bench/processes.py`).
+One process does one of the two, because both compute on threads of their own (`bench/own_process.py`).
 """
 
 import sdworker.quick_start  # noqa: F401 - as handler.py does

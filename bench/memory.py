@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.processes import OwnProcess
+from bench.own_process import OwnProcess
 from bench.report import table, write_json
 from bench.sizes import Size, sizes_of
 from bench.usage import Usage

@@ -1,6 +1,6 @@
 """One job alone, from its input to its result, against diffusers' pipeline with Pillow's PNG and stdlib's base64.
 
-The same weights, sampler, steps, guidance and seed. Each side has a process of its own (`bench/processes.py` says
+The same weights, sampler, steps, guidance and seed. Each side has a process of its own (`bench/own_process.py` says
 why), asked in turn, several rounds after one that is not counted; the ratio of each round is what counts, because
 a noisy machine slows both. Every round has a new prompt, or the worker would have its embedding at hand; that of
 the empty negative prompt it has.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.processes import OwnProcess
+from bench.own_process import OwnProcess
 from bench.report import spread, table, write_json
 
 __all__ = ["run"]
