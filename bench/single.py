@@ -1,7 +1,7 @@
 """One job alone, from its input to its result, against diffusers' pipeline with Pillow's PNG and stdlib's base64.
 
-The same weights, sampler, steps, guidance and seed. Each side has a process of its own (`bench/own_process.py` says
-why), asked in turn, several rounds after one that is not counted; the ratio of each round is what counts, because
+The same weights, sampler, steps, guidance and seed. Each side has a process of its own (why: own_process.py),
+asked in turn, several rounds after one that is not counted; the ratio of each round is what counts, because
 a noisy machine slows both. Every round has a new prompt, or the worker would have its embedding at hand; that of
 the empty negative prompt it has.
 
