@@ -3,24 +3,47 @@
 import argparse
 from pathlib import Path
 
-from bench import coldstart, encode, means, single
+from bench import coldstart, encode, limit, means, memory, single
+from bench.random_model import find_model
+from bench.sizes import parse_rows, parse_sizes
 
-_BENCHES = {"single": single.run, "encode": encode.run, "coldstart": coldstart.run, "means": means.run}
+_BENCHES = {
+    "single": single.run,
+    "encode": encode.run,
+    "coldstart": coldstart.run,
+    "means": means.run,
+}
+# These also take sizes and rows.
+_GRIDS = {"memory": memory.run, "limit": limit.run}
 
 
 def main() -> None:
+    names = [*_BENCHES, *_GRIDS]
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"benches to run, of {', '.join(_BENCHES)}; none: all")
+    parser.add_argument("names", nargs="*", help=f"benches to run, of {', '.join(names)}; none: all")
     parser.add_argument(
-        "--model", type=Path, default=Path("models/emoji"), help="model folder (default: %(default)s)"
+        "--model",
+        type=Path,
+        default=Path("models/emoji"),
+        help="model folder, or random-sd15 (bench/random_model.py) (default: %(default)s)",
     )
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default: %(default)s)")
+    parser.add_argument(
+        "--sizes", type=parse_sizes, help="of pictures, 512x512,768x512 say, in memory and limit"
+    )
+    parser.add_argument(
+        "--rows", type=parse_rows, help="of a forward, 2,8 say (an image has two), in memory and limit"
+    )
     arguments = parser.parse_args()
     for name in arguments.names:
-        if name not in _BENCHES:
-            parser.error(f"there is no bench {name!r}; there are {', '.join(_BENCHES)}")
-    for name in arguments.names or _BENCHES:
-        _BENCHES[name](arguments.model, arguments.rounds)
+        if name not in names:
+            parser.error(f"there is no bench {name!r}; there are {', '.join(names)}")
+    model = find_model(arguments.model)
+    for name in arguments.names or names:
+        if name in _GRIDS:
+            _GRIDS[name](model, arguments.rounds, arguments.sizes, arguments.rows)
+        else:
+            _BENCHES[name](model, arguments.rounds)
 
 
 if __name__ == "__main__":

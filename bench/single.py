@@ -1,107 +1,138 @@
-"""One job alone, against `StableDiffusionPipeline.__call__` on the same weights, sampler, steps and seed.
+"""One job alone, from its input to its result, against diffusers' pipeline with Pillow's PNG and stdlib's base64.
 
-Both run in this process, in turn, several rounds; the ratio of each round is what counts, because a noisy
-machine slows both.
+The same weights, sampler, steps, guidance and seed. Each side has a process of its own (why: own_process.py),
+asked in turn, several rounds after one that is not counted; the ratio of each round is what counts, because
+a noisy machine slows both. Every round has a new prompt, or the worker would have its embedding at hand; that of
+the empty negative prompt it has.
+
+A step is one UNet forward and what lies between it and the next: the second as a share of the first is what the
+engine costs.
 """
 
-import asyncio
-import time
-from dataclasses import replace
+import base64
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from PIL import Image
 
+from bench.own_process import OwnProcess
 from bench.report import spread, table, write_json
-from sdworker.engine.engine import Engine
-from sdworker.engine.generation import Drawing
-from sdworker.engine.networks import Networks
-from sdworker.engine.samplers import SAMPLERS
-from sdworker.engine.tables import make_scheduler
 
 __all__ = ["run"]
 
 _SAMPLERS = ("DPM++ 2M Karras", "Euler a", "UniPC", "DDIM")
 _STEPS = 25
+_STAGES = ("validate", "text", "denoise", "decode", "encode", "base64", "return")
+_OURS, _THEIRS = "worker", "pipeline"
 
 
 def run(model: Path, rounds: int) -> None:
     """Measure and report."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    networks = Networks.load(model, device=device, dtype=dtype)
-    engine = Engine(networks, max_rows=16)
-    pipeline = _load_pipeline(model, device, dtype)
-    width, height = networks.default_size
-    figures: dict[str, Any] = {}
-    rows = []
-    for sampler in _SAMPLERS:
-        drawing = Drawing(
-            prompt="a red apple",
-            negative_prompt="",
-            width=width,
-            height=height,
-            steps=_STEPS,
-            guidance=5.0,
-            sampler=sampler,
-            seeds=(1,),
-        )
-        ours, theirs = _measure(engine, pipeline, drawing, rounds)
-        ratios = spread([a / b for a, b in zip(ours, theirs, strict=True)])
-        figures[sampler] = {"ours_s": spread(ours), "pipeline_s": spread(theirs), "ratio": ratios}
-        rows.append(
+    with (
+        OwnProcess("bench.single_worker") as ours,
+        OwnProcess("bench.single_pipeline") as theirs,
+    ):
+        sides = {_OURS: ours, _THEIRS: theirs}
+        figures = {sampler: _measure(sides, str(model), sampler, rounds) for sampler in _SAMPLERS}
+    _print_samplers(figures, rounds)
+    _print_stages(figures[_SAMPLERS[0]], f"{_SAMPLERS[0]}, {rounds} rounds")
+    print(f"written to {write_json('single', {'steps': _STEPS, 'samplers': figures})}")
+
+
+def _measure(sides: dict[str, OwnProcess], model: str, sampler: str, rounds: int) -> dict[str, Any]:
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        given = {
+            "prompt": f"a red apple, number {number}",
+            "num_inference_steps": _STEPS,
+            "guidance_scale": 5.0,
+            "scheduler": sampler,
+            "seed": 1,
+        }
+        for name, side in sides.items():
+            answers[name].append(side.call("draw", model, given))
+    apart = _levels_apart(answers[_OURS][0]["image"], answers[_THEIRS][0]["image"])
+    counted = {name: of_side[1:] for name, of_side in answers.items()}
+    totals = {name: [sum(one["stages_s"].values()) for one in runs] for name, runs in counted.items()}
+    return {
+        **{name: {"total_s": spread(totals[name]), **_summary(runs)} for name, runs in counted.items()},
+        "ratio": spread([a / b for a, b in zip(totals[_OURS], totals[_THEIRS], strict=True)]),
+        "levels_apart": apart,
+    }
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "stages_s": {stage: spread([run["stages_s"][stage] for run in runs]) for stage in _STAGES},
+        "unet_s": spread([run["unet_s"] for run in runs]),
+        "between_s": spread([run["between_s"] for run in runs]),
+        "overhead": spread([run["between_s"] / run["unet_s"] for run in runs]),
+    }
+
+
+def _print_samplers(figures: dict[str, Any], rounds: int) -> None:
+    table(
+        f"single: one image in {_STEPS} steps with guidance, {rounds} rounds",
+        (
+            "sampler",
+            "worker ms",
+            "pipeline ms",
+            "worker / pipeline",
+            "UNet ms",
+            "beside it, worker ms",
+            "of the UNet",
+            "beside it, pipeline ms",
+            "levels of 255 apart",
+        ),
+        [
             (
                 sampler,
-                f"{spread(ours)['median'] * 1000:.0f}",
-                f"{spread(theirs)['median'] * 1000:.0f}",
-                f"{ratios['median']:.2f} ({ratios['min']:.2f} … {ratios['max']:.2f})",
+                _ms(measured[_OURS]["total_s"]),
+                _ms(measured[_THEIRS]["total_s"]),
+                _range(measured["ratio"]),
+                _ms(measured[_OURS]["unet_s"]),
+                _ms(measured[_OURS]["between_s"]),
+                _percent(measured[_OURS]["overhead"]),
+                _ms(measured[_THEIRS]["between_s"]),
+                f"{measured['levels_apart']:.3f}",
             )
-        )
-    engine.close()
-    table(
-        f"single: one {width}x{height} image, {_STEPS} steps with guidance, {rounds} rounds",
-        ("sampler", "engine ms", "pipeline ms", "engine / pipeline"),
-        rows,
+            for sampler, measured in figures.items()
+        ],
     )
-    print(f"written to {write_json('single', figures)}")
 
 
-def _load_pipeline(model: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=dtype, safety_checker=None).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def _measure(engine: Engine, pipeline: Any, drawing: Drawing, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of each round, ours and the pipeline's, taken in turn after a warm-up."""
-    pipeline.scheduler = make_scheduler(SAMPLERS[drawing.sampler], engine.networks.scheduler_config)
-
-    def ours() -> None:
-        asyncio.run(_draw(engine, drawing))
-
-    def theirs() -> None:
-        pipeline(
-            prompt=drawing.prompt,
-            width=drawing.width,
-            height=drawing.height,
-            num_inference_steps=drawing.steps,
-            guidance_scale=drawing.guidance,
-            generator=torch.Generator("cpu").manual_seed(drawing.seeds[0]),
-            output_type="np",
-        )
-
-    for warm_up in (ours, theirs):
-        warm_up()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        for call, seconds in zip((ours, theirs), times, strict=True):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-    return times
+def _print_stages(measured: dict[str, Any], title: str) -> None:
+    ours, theirs = measured[_OURS]["stages_s"], measured[_THEIRS]["stages_s"]
+    table(
+        f"single: stage by stage, {title}",
+        ("stage", "worker ms", "pipeline ms", "worker / pipeline"),
+        [
+            (
+                stage,
+                _ms(ours[stage]),
+                _ms(theirs[stage]),
+                f"{ours[stage]['median'] / theirs[stage]['median']:.2f}",
+            )
+            for stage in _STAGES
+        ],
+    )
 
 
-async def _draw(engine: Engine, drawing: Drawing) -> None:
-    await engine.draw(replace(drawing))
+def _levels_apart(ours: str, theirs: str) -> float:
+    """Mean absolute difference of two images in base64: that both sides did the same work."""
+    pixels = [np.asarray(Image.open(BytesIO(base64.b64decode(image))), float) for image in (ours, theirs)]
+    return float(np.abs(pixels[0] - pixels[1]).mean())
+
+
+def _ms(seconds: dict[str, float]) -> str:
+    return f"{seconds['median'] * 1000:.2f}"
+
+
+def _range(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.3f} ({ratio['min']:.3f} … {ratio['max']:.3f})"
+
+
+def _percent(share: dict[str, float]) -> str:
+    return f"{share['median'] * 100:.1f} % ({share['min'] * 100:.1f} … {share['max'] * 100:.1f})"

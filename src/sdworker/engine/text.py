@@ -218,8 +218,6 @@ def _plain_tokenizer(folder: Path, positions: int) -> Tokenizer | None:
             and described["post_processor"]["cls"] == [_BOS, vocabulary[_BOS]]
             and added.keys() == {_BOS, _EOS}
             and all(token["special"] for token in added.values())
-            and added[_BOS]["normalized"] == _is_normalized(config["bos_token"])
-            and added[_EOS]["normalized"] == _is_normalized(config["eos_token"])
             and [_text_of(config[name]) for name in ("bos_token", "eos_token", "pad_token")]
             == [_BOS, _EOS, _EOS]
             and not (folder / "added_tokens.json").exists()
@@ -238,10 +236,6 @@ def _plain_tokenizer(folder: Path, positions: int) -> Tokenizer | None:
 def _text_of(token: Any) -> Any:
     """A special token as the configuration has it: its text, or in older models an object with it."""
     return token["content"] if isinstance(token, dict) else token
-
-
-def _is_normalized(token: Any) -> bool:
-    return isinstance(token, dict) and token["normalized"] is True
 
 
 def _tokenizer_of_transformers(folder: Path, positions: int) -> Tokens:

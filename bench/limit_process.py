@@ -1,0 +1,110 @@
+"""What `bench/limit.py` times, in a process of its own: bare UNet forwards, or the steps of whole jobs.
+
+One process does one of the two, because both compute on threads of their own (`bench/own_process.py`).
+"""
+
+import sdworker.quick_start  # noqa: F401 - as handler.py does
+
+# isort: split
+import asyncio
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from bench.flops import flops_per_row
+from bench.forwards import StepTimes, step_times
+from bench.peak import Peak, find_peak
+from bench.timed_worker import TimedNetworks, build_timed_worker
+from sdworker.engine.networks import Networks
+from sdworker.engine.processor import reserve_cores
+from sdworker.worker import Worker
+
+__all__ = ["count_flops", "measure_peak", "time_forward", "time_steps"]
+
+# Steps of a job: enough that most of them are of the whole batch, though it takes a few to have every job in.
+_STEPS = 12
+_SECONDS_A_ROUND = 0.3
+
+
+def count_flops(model: str, width: int, height: int) -> int:
+    """Of one row's forward at that size, in pixels."""
+    scale = _load(model)[1].pixels_per_latent
+    return flops_per_row(Path(model), width // scale, height // scale)
+
+
+def measure_peak(model: str) -> Peak:
+    """The peak of the device in the precision that the worker runs the model in."""
+    _, networks, _ = _load(model)
+    torch.set_num_threads(reserve_cores())
+    return find_peak(networks.device, networks.dtype)
+
+
+def time_forward(model: str, width: int, height: int, rows: int) -> float:
+    """Seconds of a forward through `Networks.predict`, in a loop that does nothing else."""
+    _, networks, _ = _load(model)
+    torch.set_num_threads(reserve_cores())
+    inputs = _inputs(networks, width, height, rows)
+    count = 1
+    Networks.predict(networks, *inputs)  # that of `TimedNetworks` does more
+    networks.settle()
+    while True:
+        began = time.perf_counter()
+        for _ in range(count):
+            Networks.predict(networks, *inputs)
+        networks.settle()
+        seconds = time.perf_counter() - began
+        if seconds > _SECONDS_A_ROUND / 2:
+            return seconds / count
+        count = max(2 * count, int(_SECONDS_A_ROUND / seconds * count))
+
+
+def time_steps(model: str, width: int, height: int, jobs: int) -> StepTimes:
+    """How the steps of so many guided jobs divide that run at once and so share them, two rows each."""
+    worker, networks, runner = _load(model)
+    networks.forwards.clear()
+
+    async def run_all() -> None:
+        await asyncio.gather(
+            *(
+                worker.run(
+                    {
+                        "id": f"bench {number}",
+                        "input": {
+                            "prompt": f"a red apple, number {number}",
+                            "width": width,
+                            "height": height,
+                            "num_inference_steps": _STEPS,
+                            "seed": number,
+                        },
+                    }
+                )
+                for number in range(jobs)
+            )
+        )
+
+    runner.run(run_all())
+    networks.settle()
+    return step_times(networks.forwards, rows=2 * jobs)
+
+
+def _inputs(
+    networks: TimedNetworks, width: int, height: int, rows: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Noise of a size, halfway through, for `predict`."""
+    latents, timesteps, text, guidance = networks.example_inputs(rows)
+    scale = networks.pixels_per_latent
+    return (
+        torch.randn(rows, latents.shape[1], height // scale, width // scale, device=networks.device),
+        timesteps,
+        text,
+        guidance,
+    )
+
+
+@cache
+def _load(model: str) -> tuple[Worker, TimedNetworks, asyncio.Runner]:
+    """A worker that batches whatever it is given."""
+    worker, networks = build_timed_worker(model, max_rows=1024, max_pixels=2048 * 2048)
+    return worker, networks, asyncio.Runner()

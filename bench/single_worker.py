@@ -1,0 +1,94 @@
+"""Our side of `bench/single.py`, in a process of its own: jobs through the worker, timed stage by stage."""
+
+import sdworker.quick_start  # as handler.py does
+
+# isort: split
+import asyncio
+import json
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+import sdworker.worker
+from bench.forwards import step_times
+from bench.laps import Laps
+from bench.timed_worker import TimedNetworks, build_timed_worker
+from sdworker.delivery import Delivery
+from sdworker.pictures import encode_image
+from sdworker.request import Contract, Request
+from sdworker.worker import Worker
+
+__all__ = ["draw"]
+
+_LAPS = Laps()
+
+
+def draw(model: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Run a job with the input `given`, one image with guidance.
+
+    Returns:
+        `image`, base64; `stages_s`, stage → seconds; `unet_s` and `between_s`, medians over its steps.
+    """
+    worker, networks, runner = _load(model)
+    networks.forwards.clear()
+    _LAPS.restart()
+    output = runner.run(worker.run({"id": "bench", "input": given}))
+    json.dumps(output)  # as the SDK posts it
+    _LAPS.lap("return")
+    steps = step_times(networks.forwards, rows=2)
+    return {
+        "image": output[0]["image"],
+        "stages_s": _LAPS.seconds,
+        "unet_s": steps.unet_s,
+        "between_s": steps.between_s,
+    }
+
+
+class _Networks(TimedNetworks):
+    def encode_text(self, prompt: str) -> torch.Tensor:
+        embedding = super().encode_text(prompt)
+        self.settle()
+        _LAPS.lap("text")
+        return embedding
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        self.settle()
+        _LAPS.lap("denoise")
+        image = super().decode(latents)
+        _LAPS.lap("decode")
+        return image
+
+
+class _Contract(Contract):
+    def parse(self, given: object) -> Request:
+        request = super().parse(given)
+        _LAPS.lap("validate")
+        return request
+
+
+class _Delivery(Delivery):
+    async def deliver(self, *arguments: Any, **options: Any) -> list[str]:
+        delivered = await super().deliver(*arguments, **options)
+        _LAPS.lap("base64")
+        return delivered
+
+
+def _encode_image(*arguments: Any, **options: Any) -> bytes:
+    file = encode_image(*arguments, **options)
+    _LAPS.lap("encode")
+    return file
+
+
+@cache
+def _load(model: str) -> tuple[Worker, TimedNetworks, asyncio.Runner]:
+    """Started as for the platform, warm-up and all, with one event loop for every job."""
+    patch.multiple(
+        sdworker.worker, Contract=_Contract, Delivery=_Delivery, encode_image=_encode_image
+    ).start()
+    worker, networks = build_timed_worker(model, _Networks)
+    runner = asyncio.Runner()
+    runner.run(worker.warm_up())
+    return worker, networks, runner
