@@ -52,6 +52,7 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "DEVICE": [("cpu", Device.CPU), ("CUDA", Device.CUDA), ("auto", Device.AUTO)],
     "PRECISION": [("FP16", Precision.FP16), ("bf16", Precision.BF16), ("fp32", Precision.FP32)],
     "ATTENTION": [("sdpa", Attention.SDPA), ("xFormers", Attention.XFORMERS)],
+    "CHANNELS_LAST": [("0", False), ("true", True)],
     "MAX_PIXELS": [("4096", 4096), ("589824", 589824)],
     "MAX_OUTPUTS": [("1", 1), ("64", 64)],
     "DEFAULT_WIDTH": [("64", 64), ("2048", 2048)],
@@ -86,11 +87,13 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
         ("yes", True),
     ],
     "WARM_UP": [("0", False), ("1", True), ("false", False), ("no", False), ("OFF", False), ("yes", True)],
+    "KEEP_MEMORY": [("0", False), ("1", True)],
 }
 REFUSED: dict[str, list[str]] = {
     "DEVICE": ["gpu", "cuda:0"],
     "PRECISION": ["half"],
     "ATTENTION": ["flash"],
+    "CHANNELS_LAST": ["nhwc"],
     "MAX_PIXELS": ["4095", "-1", "1e6", "many", "9" * 5000],
     "MAX_OUTPUTS": ["0", "65", "1.5"],
     "DEFAULT_WIDTH": ["63", "100", "2056"],
@@ -112,6 +115,7 @@ REFUSED: dict[str, list[str]] = {
     "PROGRESS_INTERVAL_MS": ["-1", "0.5"],
     "QUICK_START": ["maybe", "-1"],
     "WARM_UP": ["maybe", "-1"],
+    "KEEP_MEMORY": ["some"],
 }
 
 

@@ -1,0 +1,33 @@
+"""How many jobs the worker holds."""
+
+from pathlib import Path
+
+import pytest
+
+from sdworker.settings import Settings
+from sdworker.startup import build_worker
+
+
+@pytest.mark.parametrize(
+    ("settings", "jobs"),
+    [
+        ({"max_rows": 16}, 10),
+        ({"max_rows": 2}, 2),
+        ({"max_rows": 16, "concurrency": 3}, 3),
+    ],
+)
+def test_it_holds_what_fills_a_batch_and_a_quarter_more_at_least_two_or_what_it_is_told(
+    model: Path, settings: dict[str, int], jobs: int
+) -> None:
+    worker = build_worker(Settings(model_dir=model, **settings))
+    assert worker.jobs_at_once == jobs
+    worker.engine.close()
+
+
+async def test_warming_up_measures_how_many_rows_share_a_step(model: Path) -> None:
+    worker = build_worker(Settings(model_dir=model))
+    assumed = worker.engine.costs
+    await worker.warm_up()
+    assert worker.engine.costs is not assumed
+    assert worker.engine.batch_rows in {2, 4, 8, 16, 32, 64}
+    worker.engine.close()
