@@ -19,7 +19,7 @@ from sdworker.startup import build_worker
 def test_it_holds_what_fills_a_batch_and_a_quarter_more_at_least_two_or_what_it_is_told(
     model: Path, settings: dict[str, int], jobs: int
 ) -> None:
-    worker = build_worker(Settings(model_dir=model, **settings))
+    worker = build_worker(Settings(model_dir=model).model_copy(update=settings))
     assert worker.jobs_at_once == jobs
     worker.engine.close()
 
