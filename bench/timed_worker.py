@@ -52,6 +52,6 @@ def build_timed_worker(
     logging.getLogger("sdworker").setLevel(logging.WARNING)  # a line a job would tear the tables apart
     with patch.object(startup, "Networks", kind):
         worker = startup.build_worker(Settings(model_dir=Path(model), **settings))
-    networks = worker.engine.networks  # what the worker draws with is nobody else's business but a measure's
+    networks = worker.engine.networks
     assert isinstance(networks, TimedNetworks)
     return worker, networks
