@@ -3,9 +3,15 @@
 import argparse
 from pathlib import Path
 
-from bench import coldstart, encode, single
+from bench import coldstart, encode, fair, served, single
 
-_BENCHES = {"single": single.run, "encode": encode.run, "coldstart": coldstart.run}
+_BENCHES = {
+    "single": single.run,
+    "served": served.run,
+    "fair": fair.run,
+    "encode": encode.run,
+    "coldstart": coldstart.run,
+}
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.serverless.standin import Platform, platform
 
-from bench.processes import handler_process
+from bench.processes import script_process
 from bench.report import spread, table, write_json
 
 __all__ = ["run"]
@@ -154,7 +154,7 @@ async def _process(
     # as one; this bench is about what comes before.
     one_thread = {"OMP_NUM_THREADS": "1"}
     start = _Start()
-    async with handler_process(script, *arguments, **one_thread, **environment) as process:
+    async with script_process(script, *arguments, **one_thread, **environment) as process:
         yield start, process
 
 

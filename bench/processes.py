@@ -1,4 +1,4 @@
-"""Handlers as the platform runs them: real processes, ended with whatever they started."""
+"""Scripts of this repository as processes of their own, ended with whatever they started."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-__all__ = ["handler_process"]
+__all__ = ["script_process"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,10 +18,10 @@ _NOT_INHERITED = ("RUNPOD_", "BUCKET_")
 
 
 @asynccontextmanager
-async def handler_process(
+async def script_process(
     script: str, *arguments: str, **environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A Python script of this repository; what it prints, errors too, comes from `stdout`. Killed at the end."""
+    """A running script; what it prints, errors too, comes from `stdout`. Killed at the end."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
     own = {"PYTHONPATH": str(_ROOT / "src"), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     process = await asyncio.create_subprocess_exec(
