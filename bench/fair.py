@@ -83,7 +83,9 @@ async def measure(platforms: Mapping[str, Platform], rounds: int, load: Load = _
     measured: dict[str, list[_Round]] = {name: [] for name in platforms}
     for _ in range(rounds):
         for name, platform in platforms.items():
-            measured[name].append(await _measure_round(platform, load))
+            while (one := await _measure_round(platform, load)) is None:
+                print(f"{name}: a round is repeated, because the machine's speed changed too much in it")
+            measured[name].append(one)
     return {
         "rounds": rounds,
         **asdict(load),
@@ -91,16 +93,20 @@ async def measure(platforms: Mapping[str, Platform], rounds: int, load: Load = _
     }
 
 
-async def _measure_round(platform: Platform, load: Load) -> _Round:
+async def _measure_round(platform: Platform, load: Load) -> _Round | None:
+    """None: the long jobs were so much quicker than alone that they were back before the short one came."""
     alone = statistics.median([(await _send(platform, [load.short_steps]))[0] for _ in range(load.alone)])
     long_jobs = [load.long_steps] * load.long_jobs
     undisturbed = await _send(platform, long_jobs)
     short: dict[float, float] = {}
     long: dict[float, list[float]] = {}
     for moment in load.moments:
+        after_s = moment * undisturbed[-1]
         *long[moment], short[moment] = await _send(
-            platform, long_jobs, later=load.short_steps, after_s=moment * undisturbed[-1]
+            platform, long_jobs, later=load.short_steps, after_s=after_s
         )
+        if long[moment][-1] <= after_s:
+            return None
     return _Round(alone, undisturbed, short, long)
 
 

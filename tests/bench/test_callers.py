@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import pytest
@@ -43,6 +44,7 @@ class TestRate:
 @asynccontextmanager
 async def one_job_at_a_time(platform: Platform, seconds: float) -> AsyncIterator[None]:
     """A worker that only waits: an update at half of each job's time, and a result."""
+    bodies: list[dict[str, Any]] = [{"status": "IN_PROGRESS"}, {"output": []}]
     base = f"http://127.0.0.1:{platform.port}"
 
     async def serve() -> None:
@@ -50,7 +52,7 @@ async def one_job_at_a_time(platform: Platform, seconds: float) -> AsyncIterator
             while True:
                 async with session.get(f"{base}/job-take/w") as answer:
                     job = await answer.json()
-                for body in ({"status": "IN_PROGRESS"}, {"output": []}):
+                for body in bodies:
                     await asyncio.sleep(seconds / 2)
                     async with session.post(f"{base}/job-done/w/{job['id']}", data=json.dumps(body)):
                         pass
