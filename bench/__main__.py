@@ -3,12 +3,14 @@
 import argparse
 from pathlib import Path
 
-from bench import coldstart, encode, limit, means, memory, single
+from bench import coldstart, encode, fair, limit, means, memory, served, single
 from bench.random_model import find_model
 from bench.sizes import parse_rows, parse_sizes
 
 _BENCHES = {
+    "served": served.run,
     "single": single.run,
+    "fair": fair.run,
     "encode": encode.run,
     "coldstart": coldstart.run,
     "means": means.run,

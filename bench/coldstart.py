@@ -8,11 +8,7 @@ machine slows both. Files are in the page cache: the first, uncounted round sees
 """
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,11 +18,11 @@ from typing import Any
 
 from tests.serverless.standin import Platform, platform
 
+from bench.processes import script_process
 from bench.report import spread, table, write_json
 
 __all__ = ["run"]
 
-_ROOT = Path(__file__).resolve().parents[1]
 _JOB = {"prompt": "a red apple", "seed": 1, "steps": 25, "guidance_scale": 5.0}
 _OURS, _PLAIN, _NAIVE = "this worker", "QUICK_START=0", "naive handler"
 _CONTENDERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -153,34 +149,13 @@ def _check_result(result: dict[str, Any], standin: Platform) -> None:
 async def _process(
     script: str, arguments: Sequence[str], environment: dict[str, str]
 ) -> AsyncIterator[tuple[_Start, asyncio.subprocess.Process]]:
-    """A handler's process, killed at the end with whatever it started."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
-    own = {
-        "PYTHONPATH": str(_ROOT / "src"),
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-        # Where others use the cores too, two threads that wait for each other can take ten times as long to draw
-        # as one; this bench is about what comes before.
-        "OMP_NUM_THREADS": "1",
-    }
+    """A handler's process and its clock."""
+    # Where others use the cores too, two threads that wait for each other can take ten times as long to draw
+    # as one; this bench is about what comes before.
+    one_thread = {"OMP_NUM_THREADS": "1"}
     start = _Start()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        script,
-        *arguments,
-        cwd=_ROOT,
-        env={**inherited, **own, **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        limit=2**26,  # a result is printed on one line
-        start_new_session=True,
-    )
-    try:
+    async with script_process(script, *arguments, **one_thread, **environment) as process:
         yield start, process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
 
 
 async def _follow(process: asyncio.subprocess.Process, start: _Start, until: str | None = None) -> None:

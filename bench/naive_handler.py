@@ -1,6 +1,10 @@
-"""The handler most tutorials show: everything imported and loaded at module level, one job at a time.
+"""The handler most tutorials show, and the shape of worker-stable_diffusion_v1 and worker-sdxl-turbo.
 
-What `bench/coldstart.py` compares this worker with. Takes the model's folder from MODEL_DIR.
+Everything is imported and loaded at module level; a function that is no coroutine takes one job at a time, calls
+diffusers' pipeline as it comes, and encodes with Pillow's default PNG and the standard library's base64. It is
+what `coldstart`, `served` and `fair` compare this worker with; today's diffusers, and one scheduler for all jobs
+instead of a new one each, only flatter it. Takes the model's folder from MODEL_DIR. A job's prompt, steps,
+guidance and seed are its own; the sampler is always DPM++ 2M Karras.
 """
 
 import base64

@@ -5,6 +5,7 @@ Long-polled job-take and job-stop, job-done, ping. It remembers everything that 
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Platform:
     Attributes:
         queue: jobs not yet taken.
         posts: what the worker posted: (job id, body), in order of arrival.
+        posted_at: when each of `posts` arrived, by `time.perf_counter()`.
         results: job id → its final body.
         taken: ids of the jobs that were handed out, in order.
         parked: polls for jobs that are open right now.
@@ -33,6 +35,7 @@ class Platform:
     queue: "asyncio.Queue[dict[str, Any]]" = field(default_factory=asyncio.Queue)
     stops: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
     posts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    posted_at: list[float] = field(default_factory=list)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)
     pings: list[str | None] = field(default_factory=list)
@@ -119,6 +122,7 @@ class Platform:
             self.fail_posts -= 1
             return web.Response(status=500)
         self.posts.append((job_id, body))
+        self.posted_at.append(time.perf_counter())
         if body.get("status") != "IN_PROGRESS":
             self.results[job_id] = body
         await self._notify()

@@ -1,0 +1,56 @@
+"""The two workers that are compared, each a process in the SDK's production mode with a platform of its own."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.serverless.standin import Platform, platform
+
+from bench.processes import script_process
+
+__all__ = ["NAIVE", "OURS", "contenders"]
+
+OURS, NAIVE = "this worker", "naive handler"
+_SCRIPTS = {OURS: "handler.py", NAIVE: "bench/naive_handler.py"}
+_LAST_LINES = 20
+
+
+@asynccontextmanager
+async def contenders(model: Path) -> AsyncIterator[dict[str, Platform]]:
+    """Name → platform, each with its worker ready for jobs. One idles while the other is measured.
+
+    Args:
+        model: an absolute path.
+    """
+    async with _served(_SCRIPTS[OURS], model) as ours, _served(_SCRIPTS[NAIVE], model) as naive:
+        yield {OURS: ours, NAIVE: naive}
+
+
+@asynccontextmanager
+async def _served(script: str, model: Path) -> AsyncIterator[Platform]:
+    """A platform whose one worker runs `script` and has asked for its first job.
+
+    What goes wrong while it is open carries the end of the worker's output as a note.
+    """
+    async with (
+        platform() as standin,
+        script_process(script, **standin.environment(), MODEL_DIR=str(model)) as process,
+    ):
+        last_lines: deque[bytes] = deque(maxlen=_LAST_LINES)
+        reader = asyncio.create_task(_keep_last(process, last_lines))
+        try:
+            await standin.until(lambda: standin.parked > 0)
+            yield standin
+        except Exception as error:
+            error.add_note(f"{script} printed last:\n{b''.join(last_lines).decode('utf-8', 'replace')}")
+            raise
+        finally:
+            reader.cancel()
+
+
+async def _keep_last(process: asyncio.subprocess.Process, lines: deque[bytes]) -> None:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        lines.append(line[:1000])
