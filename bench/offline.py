@@ -17,27 +17,22 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from sdworker.engine.engine import Engine
 from sdworker.engine.generation import Drawing
-from sdworker.engine.networks import Networks
-
-# The rows of a step, as the worker has them when MAX_ROWS is unset.
-_MAX_ROWS = {"cpu": 16, "cuda": 32}
+from sdworker.settings import Settings
+from sdworker.startup import build_worker
 
 
 def main() -> None:
     """Measure each list of steps, after a warm-up."""
     model, images, *mixes = sys.argv[1:]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    networks = Networks.load(Path(model), device=device, dtype=dtype)
-    engine = Engine(networks, max_rows=_MAX_ROWS[device.type])
+    worker = build_worker(Settings(model_dir=Path(model)))
+    asyncio.run(worker.warm_up())
+    engine = worker.engine
     measured = {}
     for mix in mixes:
         steps = [int(number) for number in mix.split(",")]
-        asyncio.run(_draw(engine, engine.max_rows // 2, steps))
+        asyncio.run(_draw(engine, engine.batch_rows // 2, steps))
         began = time.perf_counter()
         asyncio.run(_draw(engine, int(images), steps))
         measured[mix] = int(images) / (time.perf_counter() - began)

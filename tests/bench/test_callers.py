@@ -8,8 +8,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from bench.callers import Answered, Stretch, Submitter, call, percentile
 
+from bench.callers import Answered, Stretch, Submitter, call, percentile
 from tests.serverless.standin import Platform, platform
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
-from bench.callers import until_idle
-from bench.contenders import NAIVE, OURS, contenders
 from PIL import Image
 
 from bench import fair, report, served
+from bench.callers import until_idle
+from bench.contenders import NAIVE, OURS, contenders
 from tests.serverless.standin import Platform
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
