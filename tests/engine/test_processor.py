@@ -21,7 +21,7 @@ def test_only_a_thread_that_asks_for_them_computes_with_all_cores() -> None:
     own, asked, again, threads = run(
         """
         import os, threading, torch
-        from sdworker.engine.processor import reserve_cores
+        from sdworker.engine.processor import reserve_cores, use_cores
 
         torch.set_num_threads(4)  # whatever this machine has
         cores = reserve_cores()
@@ -30,7 +30,10 @@ def test_only_a_thread_that_asks_for_them_computes_with_all_cores() -> None:
         before = len(os.listdir("/proc/self/task"))
 
         def engine():
-            torch.set_num_threads(cores)
+            use_cores(cores)
+            other = threading.Thread(target=use_cores, args=(1,))
+            other.start()
+            other.join()
             (a + a).sum()
             print(before, torch.get_num_threads(), reserve_cores(), len(os.listdir("/proc/self/task")))
 

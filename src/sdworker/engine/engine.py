@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from sdworker.engine.calibration import calibrate
 from sdworker.engine.costs import ASSUMED_SECONDS, Shape, StepCosts
 from sdworker.engine.generation import Drawing, Generation, Rows, table_for
 from sdworker.engine.networks import Networks, NotFinite
+from sdworker.engine.processor import use_cores
 from sdworker.engine.tables import SamplerTables, TableError
 
 __all__ = ["DeviceLost", "Engine", "EngineError", "OnStep"]
@@ -68,6 +69,8 @@ class Engine:
         self._live: list[_Ticket] = []
         self._lost: DeviceLost | None = None
         self._closed = False
+        # Even a sampler's small arithmetic would otherwise start a second team of threads: see processor.py.
+        self._prober = ThreadPoolExecutor(1, "tables", initializer=use_cores, initargs=(1,))
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -132,7 +135,7 @@ class Engine:
             raise self._lost
         if self._closed:
             raise EngineError("the worker is shutting down; send the job again")
-        await asyncio.to_thread(self._check, drawing)
+        await asyncio.get_running_loop().run_in_executor(self._prober, self._check, drawing)
         ticket = _Ticket(drawing, on_step)
         self._inbox.put(ticket)
         images = asyncio.wrap_future(ticket.images)
@@ -149,6 +152,7 @@ class Engine:
         self._closed = True
         self._inbox.put(None)
         self._thread.join()
+        self._prober.shutdown()
 
     def _check(self, drawing: Drawing) -> None:
         """Probe the sampler's table off the engine's thread; probing 500 steps takes a second."""
@@ -161,7 +165,7 @@ class Engine:
 
     def _run(self) -> None:
         if self._threads is not None:
-            torch.set_num_threads(self._threads)
+            use_cores(self._threads)
         with torch.inference_mode():
             while self._admit() or self._live:
                 try:

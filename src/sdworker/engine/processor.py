@@ -15,7 +15,7 @@ from functools import cache
 
 import torch
 
-__all__ = ["keep_freed_memory", "reserve_cores"]
+__all__ = ["keep_freed_memory", "reserve_cores", "use_cores"]
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +26,25 @@ _TOP_PAD = 256 * 2**20
 
 @cache
 def reserve_cores() -> int:
-    """Let every thread compute alone from now on, unless it asks for more; before anything is computed.
+    """Let the calling thread, the process's main one, compute alone from now on; before anything is computed.
 
     Returns:
-        How many threads the engine's thread shall ask for, with `torch.set_num_threads`: as many as torch would
-        have used (the cores, or OMP_NUM_THREADS), however often this is called.
+        How many threads the engine shall ask for, with `use_cores`: as many as torch would have used (the cores,
+        or OMP_NUM_THREADS), however often this is called.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    use_cores(1)
     return threads
+
+
+def use_cores(threads: int) -> None:
+    """Let the calling thread compute with so many threads, whatever the others do.
+
+    torch's number is each thread's own, but a thread takes over the last one that any thread has set when it
+    computes, or asks, for the first time. So it asks first.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> None:
