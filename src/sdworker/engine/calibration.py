@@ -39,6 +39,9 @@ def calibrate(networks: Networks, *, largest: int, only_worthwhile: bool) -> Cal
     for rows in _sizes(largest):
         try:
             result.seconds[rows] = _time_forward(networks, rows)
+            if only_worthwhile and worthwhile(result.seconds) < rows:
+                # Where others use the machine too, one look can be a bad one, and this one decides.
+                result.seconds[rows] = min(result.seconds[rows], _time_forward(networks, rows))
         except (torch.OutOfMemoryError, MemoryError):
             if not result.seconds:
                 raise
