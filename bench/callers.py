@@ -97,24 +97,29 @@ class Stretch:
         jobs: those that came back in the stretch, the last of them at its end.
         settled: whether every caller had had a job back before it. If not, there were fewer jobs in the queue
             before these than there will be in the long run, and their latencies say nothing.
+        callers: how many they were.
     """
 
     opened_at: float
     jobs: list[Answered]
     settled: bool
-
-    @property
-    def seconds(self) -> float:
-        """From one job's return to another's, so that no job is counted in part."""
-        return self.jobs[-1].done_at - self.opened_at
+    callers: int
 
     @property
     def jobs_per_s(self) -> float:
-        return len(self.jobs) / self.seconds
+        """Of settled callers who all ask for the same: how many there are over their mean latency.
+
+        That is Little's law, exact for callers who never pause; unlike a count it does not depend on where the
+        stretch cuts into a batch whose jobs return together. Of others: jobs over the time from one's return to
+        another's.
+        """
+        if self.settled and len({job.steps for job in self.jobs}) == 1:
+            return self.callers * len(self.jobs) / sum(job.latency_s for job in self.jobs)
+        return len(self.jobs) / (self.jobs[-1].done_at - self.opened_at)
 
     @property
     def steps_per_s(self) -> float:
-        return sum(job.steps for job in self.jobs) / self.seconds
+        return self.jobs_per_s * sum(job.steps for job in self.jobs) / len(self.jobs)
 
 
 async def call(
@@ -148,7 +153,9 @@ async def call(
             waiting.discard(caller)
     _withdraw(platform)
     answered = submitter.answered()[:done]
-    return Stretch(answered[uncounted - 1].done_at, answered[uncounted:], settled=not waiting)
+    return Stretch(
+        answered[uncounted - 1].done_at, answered[uncounted:], settled=not waiting, callers=callers
+    )
 
 
 async def until_idle(platform: Platform) -> None:

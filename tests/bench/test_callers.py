@@ -31,14 +31,19 @@ class TestPercentile:
 
 
 class TestRate:
-    def test_of_jobs_that_return_evenly_is_one_over_their_distance(self) -> None:
-        stretch = Stretch(10.0, answered_at([10.5, 11.0, 11.5]), settled=True)
-        assert stretch.jobs_per_s == pytest.approx(2.0)
-        assert stretch.steps_per_s == pytest.approx(20.0)
-
-    def test_of_jobs_that_return_in_bursts_counts_whole_bursts(self) -> None:
-        stretch = Stretch(10.0, answered_at([12.0] * 8 + [14.0] * 8), settled=True)
+    def test_of_callers_who_ask_for_the_same_is_their_number_over_their_latency(self) -> None:
+        """However the stretch cuts into the bursts in which jobs return."""
+        jobs = [Answered(f"job-{at}", 10, at, 2.0, None) for at in [12.0] * 8 + [14.0]]
+        stretch = Stretch(10.0, jobs, settled=True, callers=8)
         assert stretch.jobs_per_s == pytest.approx(4.0)
+        assert stretch.steps_per_s == pytest.approx(40.0)
+
+    @pytest.mark.parametrize("settled", [False, True])
+    def test_of_others_is_counted_from_one_return_to_another(self, settled: bool) -> None:
+        jobs = [*answered_at([10.5, 11.0]), *answered_at([11.5], steps=40 if settled else 10)]
+        stretch = Stretch(10.0, jobs, settled=settled, callers=3)
+        assert stretch.jobs_per_s == pytest.approx(2.0)
+        assert stretch.steps_per_s == pytest.approx(40.0 if settled else 20.0)
 
 
 @asynccontextmanager
