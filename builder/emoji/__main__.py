@@ -88,8 +88,12 @@ def main() -> None:
 
     budget = _budget(given.diffusion_steps, given.diffusion_minutes, preset.diffusion_minutes)
     learning = trainer("diffusion", budget, preset.diffusion_ema)
-    lesson_plan = replace(preset.diffusion, rate=preset.diffusion.rate * given.rate_factor)
-    lesson_plan = replace(lesson_plan, batch=given.batch or lesson_plan.batch, compiled=given.compile)
+    lesson_plan = replace(
+        preset.diffusion,
+        rate=preset.diffusion.rate * given.rate_factor,
+        batch=given.batch or preset.diffusion.batch,
+        compiled=given.compile,
+    )
     if given.alike:
         lesson_plan = replace(lesson_plan, group_weights=())
     done = _train_diffusion(networks, emojis, learning, lesson_plan)

@@ -1,6 +1,7 @@
 """Number formats and layouts in which a processor trains fastest."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def multiplies_bfloat16() -> bool:
 
 
 @contextlib.contextmanager
-def suited(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, device: torch.device) -> Any:
+def suited(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, device: torch.device) -> Iterator[None]:
     """Inside, the networks are laid out for training on `device`; what they compute is the same."""
     if device.type == "cuda" or not multiplies_bfloat16():
         yield

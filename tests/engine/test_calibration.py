@@ -1,5 +1,7 @@
 """How many rows share a step is measured before the first job, and a setting overrides it."""
 
+import asyncio
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -112,6 +114,22 @@ async def test_a_model_that_does_not_run_is_an_error_not_a_hang(timed: Callable[
     engine.close()
     with pytest.raises(EngineError, match="shutting down"):
         await engine.calibrate()
+
+
+async def test_one_that_nobody_waits_for_any_more_does_not_end_the_engine(
+    timed: Callable[..., TimedNetworks],
+) -> None:
+    engine = Engine(timed(lambda rows: 0.01))
+    may_go_on = threading.Event()
+    busy = engine.call(may_go_on.wait)
+    waiting = asyncio.create_task(engine.calibrate())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    may_go_on.set()
+    assert busy.result(10)
+    await asyncio.wait_for(engine.calibrate(), 10)
+    engine.close()
 
 
 async def test_the_real_model_is_measured_for_real(networks: RecordingNetworks) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sdworker.engine.batch import choose
-from sdworker.engine.calibration import calibrate
+from sdworker.engine.calibration import Calibration, calibrate
 from sdworker.engine.costs import ASSUMED_SECONDS, Shape, StepCosts
 from sdworker.engine.generation import Drawing, Generation, Rows, table_for
 from sdworker.engine.networks import Networks, NotFinite
@@ -86,24 +86,11 @@ class Engine:
             EngineError: the model does not run.
         """
         try:
-            result = await asyncio.wrap_future(
-                self.call(
-                    lambda: calibrate(
-                        self.networks,
-                        largest=self._max_rows or _MOST_ROWS,
-                        only_worthwhile=self._max_rows is None,
-                    )
-                )
-            )
+            result = await asyncio.wrap_future(self.call(self._calibrate))
         except EngineError:
             raise
         except Exception as error:
             raise EngineError(f"the model does not run: {error}") from error
-        shape = self.networks.default_shape
-        costs = StepCosts(result.seconds, shape, max_rows=self._max_rows)
-        if result.out_of_memory:
-            costs.remember_lack_of_memory(shape, max(result.seconds))
-        self.costs = costs
         log.info(
             "a step takes %s; at most %d rows share one",
             ", ".join(f"{1000 * seconds:.3g} ms for {rows} rows" for rows, seconds in result.seconds.items()),
@@ -195,12 +182,26 @@ class Engine:
                 self._begin(ticket)
 
     def _run_errand(self, errand: "_Errand[Any]") -> None:
+        if not errand.result.set_running_or_notify_cancel():  # whoever asked no longer waits
+            return
         try:
             errand.result.set_result(errand.function())
         except Exception as error:
             errand.result.set_exception(error)
             if _is_fatal(error):
                 self._lose(error, [])
+
+    def _calibrate(self) -> Calibration:
+        """Measure, and from now on go by what was measured."""
+        result = calibrate(
+            self.networks, largest=self._max_rows or _MOST_ROWS, only_worthwhile=self._max_rows is None
+        )
+        shape = self.networks.default_shape
+        self.costs = StepCosts(result.seconds, shape, max_rows=self._max_rows)
+        if result.out_of_memory:
+            self.costs.remember_lack_of_memory(shape, max(result.seconds))
+            self._free_memory()
+        return result
 
     def _begin(self, ticket: "_Ticket") -> None:
         if self._lost is not None:
