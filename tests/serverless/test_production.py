@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+import torch
 from PIL import Image
 
 from sdworker.engine.samplers import SAMPLERS
@@ -85,18 +86,32 @@ async def test_fifty_mixed_jobs_at_once_all_return_each_as_if_run_alone(
         expected = await alone.run({"id": f"alone-{i}", "input": input_})
         assert [item["seed"] for item in result["output"]] == [item["seed"] for item in expected]
         for ours, theirs in zip(result["output"], expected, strict=True):
-            assert_same_picture(pixels(ours["image"]), pixels(theirs["image"]), input_)
+            levels = np.abs(pixels(ours["image"]) - pixels(theirs["image"])).max()
+            if levels > 1:
+                assert levels <= 3 * await levels_of_rounding(alone, input_, expected), input_
 
 
-def assert_same_picture(ours: np.ndarray, theirs: np.ndarray, input_: dict[str, Any]) -> None:
-    """At least 50 dB, and all but a hundredth of the values within one level.
+async def levels_of_rounding(alone: Worker, input_: dict[str, Any], expected: list[dict[str, Any]]) -> int:
+    """Levels by which the lone job's own pictures move when each prediction's last bits are other ones.
 
-    Other rows in the batch change a forward's last bits, and a network that draws sharply can make some levels of
-    them at an edge.
+    Other rows in a batch change a forward's last bits. Most jobs do not show it; a few samplers in few steps blow
+    it up until a pixel at an edge does, and no batching can keep such a picture nearer than it is to itself.
     """
-    apart = np.abs(ours.astype(float) - theirs)
-    assert (apart**2).mean() <= 255**2 / 10**5.0, input_
-    assert (apart > 1).mean() <= 0.01, input_
+    networks = alone.engine.networks
+    predict = networks.predict
+    bits = torch.Generator().manual_seed(0)
+
+    def rounded_otherwise(*inputs: Any) -> torch.Tensor:
+        prediction = predict(*inputs)
+        return prediction * (1 + 1e-7 * torch.randn(prediction.shape, generator=bits))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "predict", rounded_otherwise)
+        moved = await alone.run({"id": "rounded", "input": input_})
+    return max(
+        int(np.abs(pixels(a["image"]) - pixels(b["image"])).max())
+        for a, b in zip(moved, expected, strict=True)
+    )
 
 
 async def test_progress_is_posted_in_order_and_never_after_the_result(worker: WorkerProcess) -> None:
