@@ -62,6 +62,15 @@ LABEL org.opencontainers.image.title="sdworker" \
       org.opencontainers.image.description="Stable Diffusion 1.x on RunPod Serverless" \
       org.opencontainers.image.licenses="MIT"
 
+# Debian packages to add: COMPILE=1 needs g++.
+ARG APT_PACKAGES=""
+RUN set -eu; \
+    if [ -n "${APT_PACKAGES}" ]; then \
+        apt-get update; \
+        apt-get install --yes --no-install-recommends ${APT_PACKAGES}; \
+        rm -rf /var/lib/apt/lists/*; \
+    fi
+
 RUN useradd --uid 10001 --create-home worker
 
 COPY --from=dependencies /opt/venv /opt/venv

@@ -46,6 +46,7 @@ def time_forward(model: str, width: int, height: int, rows: int) -> float:
     _, networks, _ = _load(model)
     torch.set_num_threads(reserve_cores())
     inputs = _inputs(networks, width, height, rows)
+    _prepare(networks, width, height, rows)
     count = 1
     Networks.predict(networks, *inputs)  # that of `TimedNetworks` does more
     networks.settle()
@@ -63,6 +64,7 @@ def time_forward(model: str, width: int, height: int, rows: int) -> float:
 def time_steps(model: str, width: int, height: int, jobs: int) -> StepTimes:
     """How the steps of so many guided jobs divide that run at once and so share them, two rows each."""
     worker, networks, runner = _load(model)
+    worker.engine.call(lambda: _prepare(networks, width, height, 2 * jobs)).result()
     networks.forwards.clear()
 
     async def run_all() -> None:
@@ -101,6 +103,12 @@ def _inputs(
         text,
         guidance,
     )
+
+
+def _prepare(networks: TimedNetworks, width: int, height: int, rows: int) -> None:
+    """As the warm-up does for the model's own size, where CUDA_GRAPHS or COMPILE ask for it."""
+    scale = networks.pixels_per_latent
+    networks.prepare(rows, (height // scale, width // scale))
 
 
 @cache

@@ -1,10 +1,11 @@
-"""What each means of drawing fast on this processor is worth: with all of them, and with each left out.
+"""What each means of drawing fast is worth here: the worker as it is, and with each left out or put in.
 
 The worker is built as in production, in a process of its own for each variant and round, in turn; then one
 forward of the UNet is timed for several numbers of rows, and one decode, on the engine's thread. The ratio of each
-round to the round with everything is what counts, because a noisy machine slows both.
+round to the worker as it is counts, because a noisy machine slows both.
 """
 
+import importlib.util
 import json
 import os
 import statistics
@@ -22,13 +23,22 @@ from bench.report import spread, table, write_json
 __all__ = ["run"]
 
 _ROOT = Path(__file__).resolve().parents[1]
-_ALL = "all of them"
-# Variant → the environment that leaves one means out.
+_DEFAULT = "as it is by default"
+# Variant → its environment. The first is what the worker does by itself.
 _VARIANTS: dict[str, dict[str, str]] = {
-    _ALL: {},
-    "cores shared with the main thread": {"BENCH_SHARE_CORES": "1"},
-    "KEEP_MEMORY=0": {"KEEP_MEMORY": "0"},
+    _DEFAULT: {},
     "CHANNELS_LAST=0": {"CHANNELS_LAST": "0"},
+    "COMPILE=1": {"COMPILE": "1"},
+}
+_ON_CPU: dict[str, dict[str, str]] = {
+    "KEEP_MEMORY=0": {"KEEP_MEMORY": "0"},
+    "cores shared with the main thread": {"BENCH_SHARE_CORES": "1"},
+}
+_ON_CUDA: dict[str, dict[str, str]] = {
+    "ATTENTION=xformers": {"ATTENTION": "xformers"},
+    "CUDA_GRAPHS=1": {"CUDA_GRAPHS": "1"},
+    "FP16_ACCUMULATION=1": {"FP16_ACCUMULATION": "1"},
+    "CUDA_GRAPHS=1 COMPILE=1": {"CUDA_GRAPHS": "1", "COMPILE": "1"},
 }
 _ROWS = (2, 8, 16)
 _REPEATS = 12
@@ -36,15 +46,18 @@ _REPEATS = 12
 
 def run(model: Path, rounds: int) -> None:
     """Measure and report."""
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in _VARIANTS}
+    variants = {**_VARIANTS, **(_ON_CUDA if torch.cuda.is_available() else _ON_CPU)}
+    if importlib.util.find_spec("xformers") is None:
+        variants.pop("ATTENTION=xformers", None)
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, environment in _VARIANTS.items():
+        for name, environment in variants.items():
             measured[name].append(_measure(model, environment))
-    figures = {name: _figures(runs, measured[_ALL]) for name, runs in measured.items()}
-    what = list(measured[_ALL][0])
+    figures = {name: _figures(runs, measured[_DEFAULT]) for name, runs in measured.items()}
+    what = list(measured[_DEFAULT][0])
     table(
-        f"means: milliseconds, median of {rounds} rounds, and the ratio to {_ALL}",
-        ("left out", *what),
+        f"means: milliseconds, median of {rounds} rounds, and the ratio to {_DEFAULT}",
+        ("the worker", *what),
         [
             (
                 name,
@@ -95,7 +108,7 @@ def _child() -> None:
     """Time forwards and a decode on the engine's thread, and print them."""
     if os.environ.get("BENCH_SHARE_CORES"):
         torch.randn(1000, 1000).exp().sum()  # from now on the main thread has a team of its own
-    from sdworker.engine.calibration import time_call
+    from sdworker.engine.device import time_call
     from sdworker.settings import load_settings
     from sdworker.startup import build_worker
 
@@ -106,12 +119,14 @@ def _child() -> None:
         return 1000 * statistics.median(time_call(networks.device, call, _REPEATS))
 
     def measure() -> dict[str, float]:
+        for rows in _ROWS:
+            networks.prepare(rows)
         times = {
             f"{rows} rows": median_ms(partial(networks.predict, *networks.example_inputs(rows)))
             for rows in _ROWS
         }
         latents = torch.randn(1, networks.latent_channels, *networks.default_shape).to(networks.device)
-        return {**times, "decode": median_ms(partial(networks.decode, latents))}
+        return {**times, "decode": median_ms(lambda: networks.decode(latents).pixels())}
 
     print(json.dumps(engine.call(measure).result()))
 

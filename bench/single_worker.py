@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 
 import sdworker.worker
@@ -17,6 +16,7 @@ from bench.forwards import step_times
 from bench.laps import Laps
 from bench.timed_worker import TimedNetworks, build_timed_worker
 from sdworker.delivery import Delivery
+from sdworker.engine.vae import ComingImage
 from sdworker.pictures import encode_image
 from sdworker.request import Contract, Request
 from sdworker.worker import Worker
@@ -54,10 +54,11 @@ class _Networks(TimedNetworks):
         _LAPS.lap("text")
         return embedding
 
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
+    def decode(self, latents: torch.Tensor) -> ComingImage:
         self.settle()
         _LAPS.lap("denoise")
         image = super().decode(latents)
+        image.pixels()
         _LAPS.lap("decode")
         return image
 

@@ -99,6 +99,25 @@ class Settings(BaseSettings):
     channels_last: bool = Field(
         True, description="Lay weights out as convolutions like them best; `0`: as they are stored."
     )
+    cuda_graphs: bool = Field(
+        False,
+        description="On CUDA, launch the UNet's kernels as graphs where that is quicker (docs/tuning.md).",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the UNet for the numbers of rows tried at start, where that is quicker. "
+        "Needs a C++ compiler, and minutes at the first start (docs/tuning.md).",
+    )
+    compile_cache_dir: Path | None = Field(
+        None,
+        description="Where `COMPILE` keeps what it made for the next start. "
+        "Unset: `/runpod-volume/compiled` where there is a network volume, else a temporary folder.",
+    )
+    fp16_accumulation: bool = Field(
+        False,
+        description="On CUDA, sum fp16 products in fp16 where that is quicker and next to as exact "
+        "(docs/tuning.md).",
+    )
 
     # What a job may ask for, and what it gets when it does not ask.
     max_pixels: int = Field(1024 * 1024, ge=64 * 64, description="Largest width x height of an image.")

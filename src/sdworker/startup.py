@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from sdworker.engine.engine import Engine
 from sdworker.engine.model_files import ModelError
 from sdworker.engine.networks import Networks
+from sdworker.engine.preparation import Means
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
 from sdworker.model_place import model_folder
 from sdworker.settings import Attention, Device, Precision, Settings, SettingsError
@@ -19,6 +21,7 @@ __all__ = ["build_worker", "find_model"]
 
 log = logging.getLogger(__name__)
 
+_NETWORK_VOLUME = Path("/runpod-volume")
 _DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 
 
@@ -36,6 +39,8 @@ def build_worker(settings: Settings) -> Worker:
     threads = reserve_cores()
     if device.type == "cpu" and settings.keep_memory:
         keep_freed_memory()
+    if settings.compile:
+        _keep_compiled(settings.compile_cache_dir)
     began = time.perf_counter()
     networks = Networks.load(
         folder,
@@ -43,10 +48,24 @@ def build_worker(settings: Settings) -> Worker:
         dtype=dtype,
         xformers=settings.attention is Attention.XFORMERS,
         channels_last=settings.channels_last,
+        means=Means(
+            cuda_graphs=settings.cuda_graphs,
+            compiled=settings.compile,
+            fp16_accumulation=settings.fp16_accumulation,
+        ),
     )
     log.info("loaded in %.2f s", time.perf_counter() - began)
     engine = Engine(networks, max_rows=settings.max_rows, threads=threads)
     return Worker(settings, engine, model_name=_model_name(folder))
+
+
+def _keep_compiled(folder: Path | None) -> None:
+    """Have torch's compiler keep what it makes where the next start finds it."""
+    if folder is None and _NETWORK_VOLUME.is_dir():
+        folder = _NETWORK_VOLUME / "compiled"
+    if folder is not None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        log.info("what is compiled is kept in %s", folder)
 
 
 def find_model(settings: Settings) -> Path:

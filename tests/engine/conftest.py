@@ -15,6 +15,7 @@ from sdworker.engine.generation import Drawing
 from sdworker.engine.networks import Networks
 from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.tables import make_scheduler
+from sdworker.engine.vae import ComingImage
 
 CPU = torch.device("cpu")
 
@@ -26,14 +27,14 @@ class RecordingNetworks(Networks):
         super().__init__(**parts)
         self.decoded: list[tuple[np.ndarray, torch.Tensor]] = []
 
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
-        image = super().decode(latents)
-        self.decoded.append((image, latents.clone()))
-        return image
+    def decode(self, latents: torch.Tensor) -> ComingImage:
+        coming = super().decode(latents)
+        self.decoded.append((coming.pixels(), latents.clone()))
+        return coming
 
     def latents_of(self, image: np.ndarray) -> torch.Tensor:
         """The latents [1, 4, h, w] of an image that `decode` returned."""
-        return next(latents for decoded, latents in self.decoded if decoded is image)
+        return next(latents for decoded, latents in self.decoded if np.shares_memory(decoded, image))
 
 
 class Reference:

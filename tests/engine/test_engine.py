@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from sdworker.engine.engine import DeviceLost, Engine, EngineError
 from sdworker.engine.generation import Drawing
 from sdworker.engine.networks import Networks
+from sdworker.engine.vae import ComingImage
 
 from .conftest import CPU
 
@@ -140,6 +142,62 @@ class TestSharing:
         assert np.abs(several[1].astype(int) - alone.astype(int)).max() <= 1
 
 
+class LateMark:
+    """A place in a device's queue that it gets to when the test says, or when somebody waits."""
+
+    def __init__(self) -> None:
+        self.passed = threading.Event()
+        self.fault: Exception | None = None
+
+    def query(self) -> bool:
+        return self.passed.is_set()
+
+    def synchronize(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.passed.set()
+
+
+class TestImagesOnTheirWay:
+    @pytest.fixture
+    def late(self, monkeypatch: pytest.MonkeyPatch) -> LateMark:
+        """Passes for the images, as if a CUDA device still had to bring them."""
+        late = LateMark()
+        monkeypatch.setattr("sdworker.engine.networks.mark", lambda _device: late)
+        return late
+
+    async def test_nobody_steps_later_for_them(self, engine: Engine, late: LateMark) -> None:
+        loop = asyncio.get_running_loop()
+        steps: asyncio.Queue[int] = asyncio.Queue()
+
+        def on_step(step: int, _steps: int) -> None:
+            loop.call_soon_threadsafe(steps.put_nowait, step)
+
+        long = asyncio.create_task(engine.draw(LONG, on_step))
+        await steps.get()
+        short = asyncio.create_task(engine.draw(PLAIN))
+        while await steps.get() < 60:
+            assert not short.done()
+        late.passed.set()
+        assert len(await short) == 1
+        assert not long.done()
+        long.cancel()
+
+    async def test_with_nothing_else_to_do_they_are_waited_for(self, engine: Engine, late: LateMark) -> None:
+        images = await engine.draw(replace(PLAIN, seeds=(1, 2)))
+        assert len(images) == 2
+        assert late.passed.is_set()
+
+    async def test_a_device_that_is_lost_meanwhile_fails_them_and_everything(
+        self, networks: TamperedNetworks, late: LateMark
+    ) -> None:
+        engine = Engine(networks, max_rows=8)
+        late.fault = RuntimeError("CUDA error: an illegal memory access was encountered")
+        drawn = asyncio.gather(engine.draw(PLAIN), engine.draw(PLAIN), return_exceptions=True)
+        assert [type(result) for result in await drawn] == [DeviceLost, DeviceLost]
+        engine.close()
+
+
 class TestCancelling:
     async def test_a_cancelled_drawing_is_gone_before_its_caller_is(
         self, engine: Engine, networks: TamperedNetworks
@@ -217,6 +275,22 @@ class TestFaults:
         failed_before = len(networks.batches)
         await engine.draw(replace(PLAIN, seeds=(1, 2, 3)))
         assert {rows for rows, _ in networks.batches[failed_before:]} <= {1, 2, 3}
+
+    async def test_a_decode_too_large_for_memory_is_tried_again_with_what_can_be_freed(
+        self, engine: Engine, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        freed: list[bool] = []
+        decode = networks.decode
+
+        def only_when_freed(latents: torch.Tensor) -> ComingImage:
+            if not freed:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return decode(latents)
+
+        monkeypatch.setattr(networks, "decode", only_when_freed)
+        monkeypatch.setattr(networks, "free_memory", lambda: freed.append(True))
+        assert len(await engine.draw(PLAIN)) == 1
+        assert freed == [True]
 
     async def test_one_row_too_large_for_memory_says_what_to_ask_for(
         self, engine: Engine, networks: TamperedNetworks

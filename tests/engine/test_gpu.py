@@ -13,6 +13,7 @@ import torch
 from sdworker.engine.engine import Engine
 from sdworker.engine.generation import Drawing
 from sdworker.engine.networks import Networks
+from sdworker.engine.preparation import Capturing, Means
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,6 +66,53 @@ async def test_a_batch_draws_what_each_draws_alone(engine: Engine) -> None:
     for drawing, (image,) in zip(drawings, together, strict=True):
         (alone,) = await engine.draw(drawing)
         assert psnr_db(image, alone) >= 45
+
+
+@pytest.mark.parametrize(
+    "means",
+    [Means(cuda_graphs=True), Means(compiled=True), Means(fp16_accumulation=True)],
+    ids=["CUDA_GRAPHS", "COMPILE", "FP16_ACCUMULATION"],
+)
+async def test_prepared_forwards_draw_what_plain_ones_draw(engine: Engine, model: Path, means: Means) -> None:
+    networks = Networks.load(model, device=torch.device("cuda"), dtype=torch.float16, means=means)
+    quicker = Engine(networks, max_rows=8)
+    await quicker.calibrate()
+    drawings = [replace(DRAWING, seeds=(seed,), steps=15 + seed) for seed in range(5)]
+    for drawing, (image,) in zip(
+        drawings, await asyncio.gather(*(quicker.draw(drawing) for drawing in drawings)), strict=True
+    ):
+        (plain,) = await engine.draw(drawing)
+        assert psnr_db(image, plain) >= 40
+    quicker.close()
+
+
+@torch.inference_mode()
+def test_a_replayed_graph_gives_the_forward_of_the_inputs_it_is_given(model: Path) -> None:
+    networks = Networks.load(model, device=torch.device("cuda"), dtype=torch.float16)
+    inputs = [networks.example_inputs(4, (16, 16 + 8 * i)) for i in range(2)]
+    capture = Capturing()
+    graphs = [capture(networks.predict, one) for one in inputs]
+    kept = []
+    for _ in range(3):  # in turn, because they share their working memory
+        for graph, (latents, timesteps, text, guidance) in zip(graphs, inputs, strict=True):
+            noise = torch.randn_like(latents)
+            others = timesteps, text, guidance
+            kept.append((graph(noise, *others), networks.predict(noise, *others)))
+    for replayed, plain in kept:
+        assert float((replayed - plain).norm() / plain.norm()) <= 0.005
+
+
+async def test_idle_time_is_used_to_capture_what_was_met_often(model: Path) -> None:
+    networks = Networks.load(
+        model, device=torch.device("cuda"), dtype=torch.float16, means=Means(cuda_graphs=True)
+    )
+    engine = Engine(networks, max_rows=8)
+    wide = replace(DRAWING, width=192, steps=40)
+    before = [(await engine.draw(wide))[0] for _ in range(2)][-1]
+    await asyncio.sleep(2)
+    (after,) = await engine.draw(wide)
+    assert psnr_db(before, after) >= 40
+    engine.close()
 
 
 async def test_a_real_lack_of_memory_halves_the_batch_and_fails_no_job(model: Path) -> None:

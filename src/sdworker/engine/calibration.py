@@ -1,16 +1,15 @@
 """How long steps take on this hardware, measured before the first job: what `StepCosts` knows it from."""
 
-import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
 from sdworker.engine.costs import worthwhile
+from sdworker.engine.device import time_call
 from sdworker.engine.networks import Networks
 
-__all__ = ["Calibration", "calibrate", "time_call"]
+__all__ = ["Calibration", "calibrate"]
 
 # Enough of both: the best of a few forwards is stable, and a slow one needs no repeating.
 _REPEATS = 3
@@ -35,9 +34,11 @@ def calibrate(networks: Networks, *, largest: int, only_worthwhile: bool) -> Cal
         only_worthwhile: stop where twice the rows are not worth it.
     """
     result = Calibration()
-    began = time.perf_counter()
+    spent = 0.0
     for rows in _sizes(largest):
         try:
+            networks.prepare(rows)
+            began = time.perf_counter()
             result.seconds[rows] = _time_forward(networks, rows)
             if only_worthwhile and worthwhile(result.seconds) < rows:
                 # Where others use the machine too, one look can be a bad one, and this one decides.
@@ -49,7 +50,8 @@ def calibrate(networks: Networks, *, largest: int, only_worthwhile: bool) -> Cal
             break
         if only_worthwhile and worthwhile(result.seconds) < rows:
             break
-        if time.perf_counter() - began > _SECONDS_IN_ALL:
+        spent += time.perf_counter() - began
+        if spent > _SECONDS_IN_ALL:
             break
     return result
 
@@ -70,29 +72,3 @@ def _time_forward(networks: Networks, rows: int) -> float:
             networks.device, lambda: networks.predict(*inputs), _REPEATS, enough_seconds=_SECONDS_A_SIZE
         )
     )
-
-
-def time_call(
-    device: torch.device, call: Callable[[], object], repeats: int, *, enough_seconds: float = math.inf
-) -> list[float]:
-    """Seconds of each of some calls, after one that pays for what only the first needs.
-
-    Args:
-        device: waited for after each call, since CUDA works behind Python's back.
-        call: what is timed.
-        repeats: how often, at most.
-        enough_seconds: fewer once they took so long; at least one.
-    """
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    seconds()
-    times: list[float] = []
-    while len(times) < repeats and sum(times) <= enough_seconds:
-        times.append(seconds())
-    return times

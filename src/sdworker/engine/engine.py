@@ -4,10 +4,12 @@ The engine has one thread, the only one that touches the device. Before each ste
 `batch.choose` picks generations of one shape, one forward runs over all their rows, and each takes its sampler
 step from its own table. A finished generation is decoded and leaves; a cancelled one leaves before the next
 step; a new one may join at the next step. So no job waits for a whole longer one, and each comes out as if it had
-run alone.
+run alone. The next step is queued on the device while it is still at the one before (`device.Pace`), and before it
+has brought the images of those who left.
 """
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -21,10 +23,12 @@ import torch
 from sdworker.engine.batch import choose
 from sdworker.engine.calibration import Calibration, calibrate
 from sdworker.engine.costs import ASSUMED_SECONDS, Shape, StepCosts
+from sdworker.engine.device import Pace, mark
 from sdworker.engine.generation import Drawing, Generation, Rows, table_for
-from sdworker.engine.networks import Networks, NotFinite
+from sdworker.engine.networks import Networks
 from sdworker.engine.processor import use_cores
 from sdworker.engine.tables import SamplerTables, TableError
+from sdworker.engine.vae import ComingImage, NotFinite
 
 __all__ = ["DeviceLost", "Engine", "EngineError", "OnStep"]
 
@@ -67,6 +71,8 @@ class Engine:
         self.costs = StepCosts(ASSUMED_SECONDS, networks.default_shape, max_rows=max_rows)
         self._inbox: queue.SimpleQueue[_Ticket | _Errand[Any] | None] = queue.SimpleQueue()
         self._live: list[_Ticket] = []
+        self._leaving: list[_Ticket] = []
+        self._pace = Pace(lambda: mark(networks.device))
         self._lost: DeviceLost | None = None
         self._closed = False
         # Even a sampler's small arithmetic would otherwise start a second team of threads: see processor.py.
@@ -154,7 +160,7 @@ class Engine:
         if self._threads is not None:
             use_cores(self._threads)
         with torch.inference_mode():
-            while self._admit() or self._live:
+            while self._admit() or self._live or self._leaving:
                 try:
                     self._drop_cancelled()
                     waiting = [ticket for ticket in self._live if not ticket.finished]
@@ -162,7 +168,9 @@ class Engine:
                     if chosen:
                         self._age(waiting, chosen)
                         self._step(chosen)
-                    self._deliver_finished()
+                        self._pace.step_queued()
+                    self._decode_finished()
+                    self._deliver(wait=not self._live)
                 except Exception as error:  # a defect of the loop itself; without this every job would hang
                     self._lose(error, [])
 
@@ -170,7 +178,10 @@ class Engine:
         """Begin what was submitted, waiting for it when there is nothing else to do. False: closed."""
         while True:
             try:
-                ticket = self._inbox.get(block=not self._live)
+                idle = not self._live and not self._leaving
+                if idle and self._inbox.empty() and self._prepare_wanted():
+                    continue
+                ticket = self._inbox.get(block=idle)
             except queue.Empty:
                 return True
             if ticket is None:
@@ -200,8 +211,16 @@ class Engine:
         self.costs = StepCosts(result.seconds, shape, max_rows=self._max_rows)
         if result.out_of_memory:
             self.costs.remember_lack_of_memory(shape, max(result.seconds))
-            self._free_memory()
+            self.networks.free_memory()
         return result
+
+    def _prepare_wanted(self) -> bool:
+        """Use idle time to make a shape of step quicker that was met before; whether there was one."""
+        try:
+            return self._lost is None and self.networks.prepare_wanted()
+        except Exception as error:
+            self._lose(error, [])
+            return False
 
     def _begin(self, ticket: "_Ticket") -> None:
         if self._lost is not None:
@@ -264,7 +283,7 @@ class Engine:
                     raise
                 self.costs.remember_lack_of_memory(shape, size // 2)
                 log.warning("%d rows of %s do not fit into memory; from now on %d", size, shape, size // 2)
-                self._free_memory()
+                self.networks.free_memory()
                 continue
             outputs.append(output)
             done += len(output)
@@ -280,24 +299,45 @@ class Engine:
             if self._lost is None:
                 self._step([ticket])
 
-    def _deliver_finished(self) -> None:
+    def _decode_finished(self) -> None:
+        """Have what is finished decoded; it leaves the live ones, and its images are on their way."""
         for ticket in [ticket for ticket in self._live if ticket.finished]:
             try:
-                images = self._decode(ticket)
+                self._decode(ticket)
             except Exception as error:
                 self._fail([ticket], error)
                 continue
             self._live.remove(ticket)
-            ticket.images.set_result(images)
+            self._leaving.append(ticket)
 
-    def _decode(self, ticket: "_Ticket") -> list[np.ndarray]:
+    def _decode(self, ticket: "_Ticket") -> None:
         """One image at a time: the memory a decode needs grows with the pixels decoded at once."""
-        images = []
         for latents in ticket.begun.outcome().split(1):
             if ticket.cancelled:
                 raise EngineError("cancelled")
-            images.append(self.networks.decode(latents))
-        return images
+            ticket.coming.append(self._decode_one(latents))
+
+    def _decode_one(self, latents: torch.Tensor) -> ComingImage:
+        """Once more with what can be freed, if memory does not suffice."""
+        with contextlib.suppress(torch.OutOfMemoryError, MemoryError):
+            return self.networks.decode(latents)
+        self.networks.free_memory()
+        return self.networks.decode(latents)
+
+    def _deliver(self, *, wait: bool) -> None:
+        """Hand over the images that have arrived.
+
+        Args:
+            wait: for all that are on their way, because there is nothing else to do.
+        """
+        for ticket in self._leaving.copy():
+            if not wait and not all(image.is_here() for image in ticket.coming):
+                break  # they arrive in this order
+            self._leaving.remove(ticket)
+            try:
+                ticket.images.set_result([image.pixels() for image in ticket.coming])
+            except Exception as error:
+                self._fail([ticket], error)
 
     def _fail(self, tickets: "list[_Ticket]", error: Exception) -> None:
         if _is_fatal(error):
@@ -308,17 +348,18 @@ class Engine:
                 self._live.remove(ticket)
             ticket.images.set_exception(self._explain(ticket.drawing, error))
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            self._free_memory()
+            self.networks.free_memory()
 
     def _lose(self, error: Exception, tickets: "list[_Ticket]") -> None:
         """Nothing can be drawn any more: fail these, all that live, and all to come."""
         log.critical("the engine cannot go on", exc_info=error)
         self._lost = DeviceLost("the GPU failed and this worker restarts; send the job again")
         self._lost.__cause__ = error
-        for ticket in {*tickets, *self._live}:
+        for ticket in {*tickets, *self._live, *self._leaving}:
             if not ticket.images.done():
                 ticket.images.set_exception(self._lost)
         self._live.clear()
+        self._leaving.clear()
 
     def _explain(self, drawing: Drawing, error: Exception) -> EngineError:
         """The error a user gets: what happened and what to do about it."""
@@ -343,10 +384,6 @@ class Engine:
         explained.__cause__ = error
         return explained
 
-    def _free_memory(self) -> None:
-        if self.networks.device.type == "cuda":
-            torch.cuda.empty_cache()
-
 
 class _Ticket:
     """A submitted drawing: what came in, its generation once begun, and where its images go."""
@@ -355,6 +392,7 @@ class _Ticket:
         self.drawing = drawing
         self.generation: Generation | None = None
         self.images: Future[list[np.ndarray]] = Future()
+        self.coming: list[ComingImage] = []
         self.cancelled = False
         self.age = self.passed_over = 0.0
         self._on_step = on_step

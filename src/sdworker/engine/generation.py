@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sdworker.engine.device import send
 from sdworker.engine.networks import Networks
 from sdworker.engine.tables import SamplerTables, Table, first_step
 
@@ -165,7 +166,7 @@ class Generation:
 
     def _draw_noise(self) -> torch.Tensor:
         draws = [torch.randn(self._latent_shape, generator=generator) for generator in self._generators]
-        return torch.cat(draws).to(self._device)
+        return send(torch.cat(draws), self._device)
 
     def _encode_texts(self, networks: Networks) -> torch.Tensor:
         images = len(self.drawing.seeds)
@@ -189,7 +190,7 @@ class Generation:
         mask = masked_image = None
         if pixels is not None and drawing.mask is not None:
             repainted = torch.from_numpy(drawing.mask >= 128)[None, None]
-            mask = torch.nn.functional.interpolate(repainted.float(), size=self.shape).to(self._device)
+            mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), self._device)
             # diffusers encodes the masked picture for every UNet, and so advances the generators.
             masked_image = self._encode_image(networks, pixels * ~repainted)
         self._kept = _Kept(image, noise, mask) if image is not None and mask is not None else None

@@ -1,0 +1,193 @@
+"""UNet forwards prepared for one number of rows and one size: compiled, captured as a CUDA graph, or both.
+
+The plain forward is diffusers' own. It launches about a thousand small kernels, which for few rows takes the CPU
+longer than it takes a large GPU to run them; a CUDA graph launches them all at once. Compiling fuses many of them.
+Both hold for fixed shapes only. So a forward is prepared for some numbers of rows, fewer are padded to one of
+them, and it is kept only if it gives what the plain one gives and is quicker; in every other case the plain one
+runs. How it is done is `preparation.py`'s affair.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from sdworker.engine.costs import Shape
+
+__all__ = ["ROWS", "Forward", "Inputs", "Prepare", "Prepared"]
+
+log = logging.getLogger(__name__)
+
+Forward = Callable[..., torch.Tensor]
+"""(latents [rows, c, h, w], timesteps [rows], text [rows, 77, d], guidance embedding [rows, d] or None) →
+[rows, 4, h, w], all but the timesteps in the network's own precision."""
+
+Inputs = Sequence[torch.Tensor | None]
+"""A forward's arguments."""
+
+Prepare = Callable[[Forward, Inputs], Forward]
+"""Makes a forward quicker for inputs like these, or raises whatever it likes."""
+
+Key = tuple[int, Shape]
+"""Rows and size."""
+
+# What is between is padded to the next.
+ROWS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+# Of the plain forward's norm. Rounding in half precision comes to some thousandths.
+_LARGEST_ERROR = 0.01
+# Each holds its inputs and the list of its kernels, some megabytes; their working memory they share.
+_MOST_KEPT = 24
+# Shapes of which few forwards are seen, the steps of a picture or two, are not worth the time to prepare them.
+_ENOUGH_RUNS = 60
+_MOST_COUNTED = 1000
+
+
+@dataclass
+class _Kept:
+    """A prepared forward; `ratio` is its time over the plain one's."""
+
+    forward: Forward
+    ratio: float
+
+
+class Prepared:
+    """A forward that runs as it was prepared, where it was and that pays, and else plainly."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        prepare: Prepare,
+        time_call: Callable[[Callable[[], object]], float],
+        *,
+        when_idle: bool,
+    ) -> None:
+        """
+        Args:
+            forward: the plain one.
+            prepare: makes it quicker.
+            time_call: seconds of a call, first times apart.
+            when_idle: whether `prepare_wanted` prepares what was asked for meanwhile: only what is quickly done.
+        """
+        self._forward = forward
+        self._prepare = prepare
+        self._time_call = time_call
+        self._when_idle = when_idle
+        self._kept: dict[Key, _Kept] = {}
+        self._refused: set[Key] = set()
+        self._plain_runs: Counter[Key] = Counter()
+        self._wanted: dict[Key, Inputs] = {}
+
+    def __call__(self, *inputs: torch.Tensor | None) -> torch.Tensor:
+        """The forward's output; its own memory, which a later call leaves alone."""
+        rows, shape = _key(inputs)
+        padded_rows = _padded(rows)
+        key = (padded_rows, shape)
+        kept = self._kept.pop(key, None)
+        if kept is None:
+            if self._when_idle:
+                self._note(key, inputs)
+            return self._forward(*inputs)
+        self._kept[key] = kept  # the last used is the last to go
+        if kept.ratio > rows / padded_rows:  # the padding may cost more than the preparation gains
+            return self._forward(*inputs)
+        return kept.forward(*_pad(inputs, padded_rows))[:rows]
+
+    def prepare(self, *inputs: torch.Tensor | None) -> bool:
+        """Prepare for inputs like these; whether they run prepared from now on."""
+        rows, shape = _key(inputs)
+        key = (_padded(rows), shape)
+        self._wanted.pop(key, None)
+        if key not in self._kept and not self._is_refused(key):
+            self._try(key, _pad(inputs, key[0]))
+        return key in self._kept
+
+    def prepare_wanted(self) -> bool:
+        """Prepare one of those that ran plainly and might not have to; whether there was one."""
+        if not self._wanted:
+            return False
+        inputs = self._wanted[next(reversed(self._wanted))]
+        self.prepare(*inputs)
+        return True
+
+    def forget(self) -> None:
+        """Give up what was prepared, and the memory that takes."""
+        self._kept.clear()
+        self._wanted.clear()
+
+    def _note(self, key: Key, inputs: Inputs) -> None:
+        """Such a forward ran plainly: how often, and when that was often enough, what it was."""
+        if len(self._plain_runs) >= _MOST_COUNTED:
+            self._plain_runs.clear()
+        self._plain_runs[key] += 1
+        if self._plain_runs[key] == _ENOUGH_RUNS and not self._is_refused(key):
+            self._wanted[key] = inputs
+
+    def _try(self, key: Key, inputs: Inputs) -> None:
+        """Prepare, and keep what came of it if it is right and quicker."""
+        rows, (height, width) = key
+        what = f"a forward of {rows} rows of {width}x{height} latents"
+        try:
+            quicker = self._prepare(self._forward, inputs)
+            error = _error(quicker(*inputs), self._forward(*inputs))
+            ratio = self._time_call(partial(quicker, *inputs)) / self._time_call(
+                partial(self._forward, *inputs)
+            )
+        except Exception as problem:  # compilers raise anything; whatever it is, the plain forward remains
+            _raise_if_lost(inputs)
+            log.warning("%s cannot be prepared, and runs plainly: %s", what, problem, exc_info=problem)
+            self._refused.add(key)
+            return
+        if error > _LARGEST_ERROR or ratio > 1:
+            log.info("%s runs plainly: prepared, it took %.2f of its time, %.2g off", what, ratio, error)
+            self._refused.add(key)
+            return
+        log.info("%s was prepared: it takes %.2f of the plain one's time", what, ratio)
+        while len(self._kept) >= _MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = _Kept(quicker, ratio)
+
+    def _is_refused(self, key: Key) -> bool:
+        """Where it did not pay, it does not for more rows or a larger size either: there is more for the device
+        to do, and as much for the CPU."""
+        return any(_area(key) >= _area(other) for other in self._refused)
+
+
+def _key(inputs: Inputs) -> Key:
+    latents = inputs[0]
+    assert latents is not None
+    return len(latents), (latents.shape[2], latents.shape[3])
+
+
+def _padded(rows: int) -> int:
+    return next((prepared for prepared in ROWS if prepared >= rows), rows)
+
+
+def _pad(inputs: Inputs, rows: int) -> Inputs:
+    """The inputs with rows of zeros behind them."""
+    return [None if one is None else _pad_one(one, rows) for one in inputs]
+
+
+def _pad_one(one: torch.Tensor, rows: int) -> torch.Tensor:
+    missing = rows - len(one)
+    return one if missing == 0 else torch.cat([one, one.new_zeros(missing, *one.shape[1:])])
+
+
+def _area(key: Key) -> int:
+    rows, (height, width) = key
+    return rows * height * width
+
+
+def _error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The norm of what they are apart, of theirs; infinite where either is not finite."""
+    apart = torch.linalg.vector_norm(ours.float() - theirs.float())
+    error = float(apart / torch.linalg.vector_norm(theirs.float()))
+    return error if error == error else float("inf")
+
+
+def _raise_if_lost(inputs: Inputs) -> None:
+    """From a device that is lost, unlike from a capture that failed, there is no way back to the plain forward."""
+    if any(one is not None and one.is_cuda for one in inputs):
+        torch.cuda.synchronize()
