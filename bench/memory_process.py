@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.timed_worker import TimedNetworks, build_timed_worker
 from bench.usage import Usage, forget_peak, peak_bytes, used_bytes
-from sdworker.engine.engine import EngineError
+from sdworker.engine.errors import EngineError
 from sdworker.worker import Worker
 
 __all__ = ["draw"]

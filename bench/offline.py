@@ -17,8 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.generation import Drawing
 from sdworker.settings import Settings
 from sdworker.startup import build_worker
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from bench import random_model
 from bench.random_model import SD15, Architecture, find_model, write_random_model
+from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.generation import Drawing
 from sdworker.engine.networks import Networks
 
 TINY = Architecture(

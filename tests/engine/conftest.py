@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.generation import Drawing
 from sdworker.engine.networks import Networks
 from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.tables import make_scheduler

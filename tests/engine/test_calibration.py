@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sdworker.engine import calibration
-from sdworker.engine.engine import Engine, EngineError
+from sdworker.engine.engine import Engine
+from sdworker.engine.errors import EngineError
 from sdworker.engine.networks import Networks
 from tests.engine.conftest import RecordingNetworks
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from sdworker.engine.engine import DeviceLost, Engine, EngineError
-from sdworker.engine.generation import Drawing
+from sdworker.engine.drawing import Drawing
+from sdworker.engine.engine import Engine
+from sdworker.engine.errors import DeviceLost, EngineError
 from sdworker.engine.networks import Networks
 from sdworker.engine.vae import ComingImage
 
@@ -195,6 +196,30 @@ class TestImagesOnTheirWay:
         late.fault = RuntimeError("CUDA error: an illegal memory access was encountered")
         drawn = asyncio.gather(engine.draw(PLAIN), engine.draw(PLAIN), return_exceptions=True)
         assert [type(result) for result in await drawn] == [DeviceLost, DeviceLost]
+        engine.close()
+
+
+class TestIdleTime:
+    async def test_it_goes_into_preparing_forwards_until_none_is_wanted(
+        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wanted = [False, True, True]
+        monkeypatch.setattr(networks, "prepare_wanted", lambda: bool(wanted) and wanted.pop())
+        engine = Engine(networks, max_rows=8)
+        assert len(await engine.draw(PLAIN)) == 1
+        engine.close()
+        assert wanted == []
+
+    async def test_a_device_that_is_lost_in_it_fails_what_comes(
+        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def die() -> bool:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        monkeypatch.setattr(networks, "prepare_wanted", die)
+        engine = Engine(networks, max_rows=8)
+        with pytest.raises(DeviceLost):
+            await engine.draw(PLAIN)
         engine.close()
 
 

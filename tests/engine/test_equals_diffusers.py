@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from sdworker.engine.engine import Engine, EngineError
-from sdworker.engine.generation import Drawing
+from sdworker.engine.drawing import Drawing
+from sdworker.engine.engine import Engine
+from sdworker.engine.errors import EngineError
 from sdworker.engine.samplers import SAMPLERS
 
 from .conftest import CPU, RecordingNetworks, Reference

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.generation import Drawing
 from sdworker.engine.networks import Networks
 from sdworker.engine.preparation import Capturing, Means
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.generation import Drawing
 
 SIDE = 32
 # fmt: off

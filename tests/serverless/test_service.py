@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sdworker.engine.engine import DeviceLost, EngineError
+from sdworker.engine.errors import DeviceLost, EngineError
 from sdworker.serverless.service import Service
 from sdworker.settings import Settings
 

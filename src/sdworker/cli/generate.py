@@ -85,7 +85,7 @@ async def _generate(job: dict[str, Any], out: Path) -> int:
     from tqdm import tqdm
 
     from sdworker.delivery import DeliveryError
-    from sdworker.engine.engine import EngineError
+    from sdworker.engine.errors import EngineError
     from sdworker.engine.model_files import ModelError
     from sdworker.pictures import PictureError
     from sdworker.request import InputError

@@ -15,7 +15,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,31 +24,23 @@ from sdworker.engine.batch import choose
 from sdworker.engine.calibration import Calibration, calibrate
 from sdworker.engine.costs import ASSUMED_SECONDS, Shape, StepCosts
 from sdworker.engine.device import Pace, mark
-from sdworker.engine.generation import Drawing, Generation, Rows, table_for
+from sdworker.engine.drawing import Drawing
+from sdworker.engine.errors import DeviceLost, EngineError, explain, is_fatal
+from sdworker.engine.generation import Generation, Rows, table_for
 from sdworker.engine.networks import Networks
 from sdworker.engine.processor import use_cores
 from sdworker.engine.tables import SamplerTables, TableError
-from sdworker.engine.vae import ComingImage, NotFinite
+from sdworker.engine.ticket import Errand, OnStep, Ticket
+from sdworker.engine.vae import ComingImage
 
-__all__ = ["DeviceLost", "Engine", "EngineError", "OnStep"]
+__all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-OnStep = Callable[[int, int], None]
-"""Called on the engine's thread after each step of a drawing: evaluations done, evaluations in all."""
-
 # More rows than any hardware of today gains from at the size a model was trained for.
 _MOST_ROWS = 64
-
-
-class EngineError(Exception):
-    """A drawing failed; the message says what its user can do."""
-
-
-class DeviceLost(EngineError):
-    """The device is in a state that only a new process can leave; nothing can be drawn any more."""
 
 
 class Engine:
@@ -69,9 +61,9 @@ class Engine:
         self._max_rows = max_rows
         self._threads = threads
         self.costs = StepCosts(ASSUMED_SECONDS, networks.default_shape, max_rows=max_rows)
-        self._inbox: queue.SimpleQueue[_Ticket | _Errand[Any] | None] = queue.SimpleQueue()
-        self._live: list[_Ticket] = []
-        self._leaving: list[_Ticket] = []
+        self._inbox: queue.SimpleQueue[Ticket | Errand[Any] | None] = queue.SimpleQueue()
+        self._live: list[Ticket] = []
+        self._leaving: list[Ticket] = []
         self._pace = Pace(lambda: mark(networks.device))
         self._lost: DeviceLost | None = None
         self._closed = False
@@ -111,7 +103,7 @@ class Engine:
         """
         if self._closed:
             raise EngineError("the worker is shutting down")
-        errand = _Errand(function)
+        errand = Errand(function)
         self._inbox.put(errand)
         return errand.result
 
@@ -129,7 +121,7 @@ class Engine:
         if self._closed:
             raise EngineError("the worker is shutting down; send the job again")
         await asyncio.get_running_loop().run_in_executor(self._prober, self._check, drawing)
-        ticket = _Ticket(drawing, on_step)
+        ticket = Ticket(drawing, on_step)
         self._inbox.put(ticket)
         images = asyncio.wrap_future(ticket.images)
         try:
@@ -187,19 +179,19 @@ class Engine:
             if ticket is None:
                 self._inbox.put(None)  # stays closed for the next round
                 return False
-            if isinstance(ticket, _Errand):
+            if isinstance(ticket, Errand):
                 self._run_errand(ticket)
             else:
                 self._begin(ticket)
 
-    def _run_errand(self, errand: "_Errand[Any]") -> None:
+    def _run_errand(self, errand: "Errand[Any]") -> None:
         if not errand.result.set_running_or_notify_cancel():  # whoever asked no longer waits
             return
         try:
             errand.result.set_result(errand.function())
         except Exception as error:
             errand.result.set_exception(error)
-            if _is_fatal(error):
+            if is_fatal(error):
                 self._lose(error, [])
 
     def _calibrate(self) -> Calibration:
@@ -222,7 +214,7 @@ class Engine:
             self._lose(error, [])
             return False
 
-    def _begin(self, ticket: "_Ticket") -> None:
+    def _begin(self, ticket: "Ticket") -> None:
         if self._lost is not None:
             ticket.images.set_exception(self._lost)
             return
@@ -238,7 +230,7 @@ class Engine:
             self._live.remove(ticket)
             ticket.images.set_exception(EngineError("cancelled"))
 
-    def _age(self, waiting: "list[_Ticket]", chosen: "list[_Ticket]") -> None:
+    def _age(self, waiting: "list[Ticket]", chosen: "list[Ticket]") -> None:
         """Count what the coming step takes, and for whom it is time passed over."""
         seconds = self.costs.seconds(sum(ticket.rows for ticket in chosen), chosen[0].shape)
         for ticket in waiting:
@@ -246,7 +238,7 @@ class Engine:
             if ticket not in chosen:
                 ticket.passed_over += seconds
 
-    def _step(self, chosen: "list[_Ticket]") -> None:
+    def _step(self, chosen: "list[Ticket]") -> None:
         """One UNet forward over the rows of all chosen, and each one's sampler step."""
         try:
             generations = [ticket.begun for ticket in chosen]
@@ -289,9 +281,9 @@ class Engine:
             done += len(output)
         return torch.cat(outputs)
 
-    def _isolate(self, chosen: "list[_Ticket]", error: Exception) -> None:
+    def _isolate(self, chosen: "list[Ticket]", error: Exception) -> None:
         """A step of several failed: step each alone, so that only the one at fault fails."""
-        if len(chosen) == 1 or _is_fatal(error):
+        if len(chosen) == 1 or is_fatal(error):
             self._fail(chosen, error)
             return
         log.warning("a step of %d drawings failed; stepping each alone", len(chosen), exc_info=error)
@@ -310,7 +302,7 @@ class Engine:
             self._live.remove(ticket)
             self._leaving.append(ticket)
 
-    def _decode(self, ticket: "_Ticket") -> None:
+    def _decode(self, ticket: "Ticket") -> None:
         """One image at a time: the memory a decode needs grows with the pixels decoded at once."""
         for latents in ticket.begun.outcome().split(1):
             if ticket.cancelled:
@@ -339,18 +331,18 @@ class Engine:
             except Exception as error:
                 self._fail([ticket], error)
 
-    def _fail(self, tickets: "list[_Ticket]", error: Exception) -> None:
-        if _is_fatal(error):
+    def _fail(self, tickets: "list[Ticket]", error: Exception) -> None:
+        if is_fatal(error):
             self._lose(error, tickets)
             return
         for ticket in tickets:
             if ticket in self._live:
                 self._live.remove(ticket)
-            ticket.images.set_exception(self._explain(ticket.drawing, error))
+            ticket.images.set_exception(explain(ticket.drawing, error, self.networks.dtype))
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             self.networks.free_memory()
 
-    def _lose(self, error: Exception, tickets: "list[_Ticket]") -> None:
+    def _lose(self, error: Exception, tickets: "list[Ticket]") -> None:
         """Nothing can be drawn any more: fail these, all that live, and all to come."""
         log.critical("the engine cannot go on", exc_info=error)
         self._lost = DeviceLost("the GPU failed and this worker restarts; send the job again")
@@ -360,89 +352,3 @@ class Engine:
                 ticket.images.set_exception(self._lost)
         self._live.clear()
         self._leaving.clear()
-
-    def _explain(self, drawing: Drawing, error: Exception) -> EngineError:
-        """The error a user gets: what happened and what to do about it."""
-        if isinstance(error, EngineError):
-            return error
-        if isinstance(error, TableError):
-            explained = EngineError(str(error))
-        elif isinstance(error, NotFinite):
-            precision = str(self.networks.dtype).removeprefix("torch.")
-            explained = EngineError(
-                f"the picture came out empty: {error}. The likely cause is overflow in {precision}; lower "
-                "guidance_scale, try another scheduler, or run the worker with PRECISION=fp32"
-            )
-        elif isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            explained = EngineError(
-                f"out of memory at {drawing.width}x{drawing.height} with {len(drawing.seeds)} images of "
-                f"{drawing.steps} steps; ask for smaller or fewer images"
-            )
-        else:
-            log.error("a drawing failed", exc_info=error)
-            explained = EngineError("the drawing failed inside the worker; its log has the cause")
-        explained.__cause__ = error
-        return explained
-
-
-class _Ticket:
-    """A submitted drawing: what came in, its generation once begun, and where its images go."""
-
-    def __init__(self, drawing: Drawing, on_step: OnStep | None) -> None:
-        self.drawing = drawing
-        self.generation: Generation | None = None
-        self.images: Future[list[np.ndarray]] = Future()
-        self.coming: list[ComingImage] = []
-        self.cancelled = False
-        self.age = self.passed_over = 0.0
-        self._on_step = on_step
-
-    @property
-    def begun(self) -> Generation:
-        assert self.generation is not None
-        return self.generation
-
-    @property
-    def rows(self) -> int:
-        return self.begun.rows
-
-    @property
-    def shape(self) -> Shape:
-        return self.begun.shape
-
-    @property
-    def evaluations(self) -> int:
-        return self.begun.table.evaluations
-
-    @property
-    def evaluations_left(self) -> int:
-        return self.begun.table.evaluations - self.begun.evaluation
-
-    @property
-    def finished(self) -> bool:
-        return self.begun.finished
-
-    def report(self) -> None:
-        """Tell whoever asked how far it is; what they do wrong must not stop the engine."""
-        if self._on_step is None:
-            return
-        try:
-            self._on_step(self.begun.evaluation, self.begun.table.evaluations)
-        except Exception:
-            log.exception("on_step failed; it is not called again")
-            self._on_step = None
-
-
-class _Errand(Generic[T]):
-    """Something else to do on the engine's thread, and where its result goes."""
-
-    def __init__(self, function: Callable[[], T]) -> None:
-        self.function = function
-        self.result: Future[T] = Future()
-
-
-def _is_fatal(error: BaseException) -> bool:
-    """A CUDA error other than running out of memory poisons the process's context for good."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return False
-    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)

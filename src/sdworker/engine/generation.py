@@ -11,36 +11,11 @@ import numpy as np
 import torch
 
 from sdworker.engine.device import send
+from sdworker.engine.drawing import Drawing
 from sdworker.engine.networks import Networks
 from sdworker.engine.tables import SamplerTables, Table, first_step
 
-__all__ = ["Drawing", "Generation", "Rows", "table_for"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Drawing:
-    """What to draw, checked and complete.
-
-    Attributes:
-        width, height: in pixels, multiples of 8.
-        sampler: canonical name (`samplers.py`).
-        seeds: one for each image.
-        image: uint8 [height, width, 3] to start from, or None.
-        mask: uint8 [height, width], 255 where `image` is repainted, or None.
-        strength: how much of `image` is given up, 0 < strength ≤ 1.
-    """
-
-    prompt: str
-    negative_prompt: str
-    width: int
-    height: int
-    steps: int
-    guidance: float
-    sampler: str
-    seeds: tuple[int, ...]
-    image: np.ndarray | None = None
-    mask: np.ndarray | None = None
-    strength: float = 1.0
+__all__ = ["Generation", "Rows", "table_for"]
 
 
 @dataclass(frozen=True)

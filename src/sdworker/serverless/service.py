@@ -11,7 +11,7 @@ from runpod.serverless import register_fitness_check
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from sdworker.delivery import DeliveryError, result_bytes
-from sdworker.engine.engine import DeviceLost, EngineError
+from sdworker.engine.errors import DeviceLost, EngineError
 from sdworker.engine.model_files import ModelError
 from sdworker.pictures import PictureError
 from sdworker.request import InputError
