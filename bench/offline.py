@@ -29,6 +29,7 @@ def main() -> None:
     worker = build_worker(Settings(model_dir=Path(model)))
     asyncio.run(worker.warm_up())
     engine = worker.engine
+    asyncio.run(engine.calibrate())  # which the worker leaves to its first idle moment
     measured = {}
     for mix in mixes:
         steps = [int(number) for number in mix.split(",")]

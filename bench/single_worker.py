@@ -92,4 +92,5 @@ def _load(model: str) -> tuple[Worker, TimedNetworks, asyncio.Runner]:
     worker, networks = build_timed_worker(model, _Networks)
     runner = asyncio.Runner()
     runner.run(worker.warm_up())
+    runner.run(worker.engine.calibrate())  # or it would be done while the other side is measured
     return worker, networks, runner

@@ -145,7 +145,8 @@ class Settings(BaseSettings):
         None,
         ge=2,
         description="Most rows in one UNet forward (an image with guidance is two rows). "
-        "Unset: measured at start; as many as make a forward's rows at least a tenth cheaper than half as many.",
+        "Unset: measured soon after the start; as many as make a forward's rows at least a tenth cheaper than "
+        "half as many.",
     )
     concurrency: int | None = Field(
         None,
@@ -214,7 +215,8 @@ class Settings(BaseSettings):
         description="Import only what is needed, and read the weights meanwhile. `0` imports the plain way.",
     )
     warm_up: bool = Field(
-        True, description="Draw one small image, and measure what steps cost, before taking jobs."
+        True,
+        description="Draw one small image before taking jobs, and measure what steps cost when there are none.",
     )
     keep_memory: bool = Field(
         True,

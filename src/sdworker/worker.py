@@ -38,6 +38,7 @@ class Worker:
         self._limits = PictureLimits.from_settings(settings)
         self._model_name = model_name
         self._concurrency = settings.concurrency
+        self._compiles = settings.compile
 
     @property
     def jobs_at_once(self) -> int:
@@ -57,15 +58,20 @@ class Worker:
         await self._delivery.check()
 
     async def warm_up(self) -> None:
-        """Draw one image of the model's own size, so that the first job pays for nothing but itself; then measure
-        what steps cost.
+        """Draw one image of the model's own size, so that the first job pays for nothing but itself.
+
+        What steps cost is measured when there is nothing to draw, so that the first job need not wait for that;
+        with COMPILE, which belongs to it and takes longer than anybody waits for a job, at once.
 
         Raises:
             EngineError: the model does not draw.
         """
         request = self.contract.parse({"prompt": "warm-up", "num_inference_steps": 2, "seed": 0})
         await self.engine.draw(await self._prepare(request))
-        await self.engine.calibrate()
+        if self._compiles:
+            await self.engine.calibrate()
+        else:
+            self.engine.calibrate_when_idle()
 
     async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
         """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order.

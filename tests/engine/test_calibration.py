@@ -3,17 +3,31 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sdworker.engine import calibration
+from sdworker.engine import engine as engine_module
+from sdworker.engine.calibration import Calibration
+from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.networks import Networks
 from tests.engine.conftest import RecordingNetworks
 
 SHAPE = (16, 16)
+DRAWING = Drawing(
+    prompt="a red apple",
+    negative_prompt="",
+    width=64,
+    height=64,
+    steps=3,
+    guidance=4.0,
+    sampler="DPM++ 2M Karras",
+    seeds=(7,),
+)
 
 
 class TimedNetworks(Networks):
@@ -34,6 +48,13 @@ class TimedNetworks(Networks):
         return latents
 
 
+def calibrate(networks: Networks, *, largest: int, only_worthwhile: bool) -> Calibration:
+    result = Calibration(networks, largest=largest, only_worthwhile=only_worthwhile)
+    while not result.done:
+        result.measure_next()
+    return result
+
+
 @pytest.fixture
 def timed(
     networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch
@@ -43,9 +64,7 @@ def timed(
 
 
 def test_it_stops_where_twice_the_rows_are_not_worth_it(timed: Callable[..., TimedNetworks]) -> None:
-    result = calibration.calibrate(
-        timed(lambda rows: max(0.01, 0.002 * rows)), largest=64, only_worthwhile=True
-    )
+    result = calibrate(timed(lambda rows: max(0.01, 0.002 * rows)), largest=64, only_worthwhile=True)
     assert result.seconds == pytest.approx({2: 0.01, 4: 0.01, 8: 0.016, 16: 0.032})
 
 
@@ -57,19 +76,19 @@ def test_one_bad_look_at_the_deciding_size_is_looked_at_again(timed: Callable[..
         disturbed = 5.0 if looks.count(8) <= 4 and rows == 8 else 1.0
         return disturbed * max(0.01, 0.001 * rows)
 
-    result = calibration.calibrate(timed(seconds), largest=64, only_worthwhile=True)
+    result = calibrate(timed(seconds), largest=64, only_worthwhile=True)
     assert result.seconds[8] == pytest.approx(0.01)
     assert max(result.seconds) == 32
 
 
 def test_told_how_many_rows_it_measures_up_to_them(timed: Callable[..., TimedNetworks]) -> None:
-    result = calibration.calibrate(timed(lambda rows: 0.002 * rows), largest=12, only_worthwhile=False)
+    result = calibrate(timed(lambda rows: 0.002 * rows), largest=12, only_worthwhile=False)
     assert list(result.seconds) == [2, 4, 8, 12]
 
 
 def test_a_slow_model_is_not_measured_for_minutes(timed: Callable[..., TimedNetworks]) -> None:
     networks = timed(lambda rows: 10.0)
-    result = calibration.calibrate(networks, largest=64, only_worthwhile=True)
+    result = calibrate(networks, largest=64, only_worthwhile=True)
     assert result.seconds == {2: 10.0}
     assert networks.sizes == [2, 2]
 
@@ -83,7 +102,7 @@ def test_a_size_that_does_not_fit_into_memory_ends_it_and_the_last_that_did_is_t
         return 0.01
 
     networks = timed(seconds)
-    result = calibration.calibrate(networks, largest=64, only_worthwhile=True)
+    result = calibrate(networks, largest=64, only_worthwhile=True)
     assert result.out_of_memory
     assert max(result.seconds) == 8
 
@@ -95,6 +114,87 @@ async def test_the_engine_takes_its_limit_from_what_was_measured(
     await engine.calibrate()
     assert engine.batch_rows == 8
     assert engine.costs.seconds(8, SHAPE) == pytest.approx(0.016)
+    engine.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the engine tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_with_nothing_to_draw_it_is_done_meanwhile(timed: Callable[..., TimedNetworks]) -> None:
+    engine = Engine(timed(lambda rows: max(0.01, 0.002 * rows)))
+    engine.calibrate_when_idle()
+    await until(lambda: engine.batch_rows == 8)
+    engine.close()
+
+
+async def test_a_drawing_that_comes_meanwhile_goes_between_two_numbers_of_rows(
+    networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second number of rows is held up; a drawing that came by then is done before there is a third."""
+    measured: list[int] = []
+    measuring, may_go_on = threading.Event(), threading.Event()
+    time_forward = Calibration._time_forward
+
+    def held_up(self: Calibration, rows: int) -> float:
+        measured.append(rows)
+        if len(measured) == 2:
+            measuring.set()
+            may_go_on.wait()
+        return time_forward(self, rows)
+
+    monkeypatch.setattr(Calibration, "_time_forward", held_up)
+    engine = Engine(networks, max_rows=8)
+    engine.calibrate_when_idle()
+    await asyncio.to_thread(measuring.wait)
+    task = asyncio.create_task(engine.draw(DRAWING))
+    await until(lambda: not engine._inbox.empty())
+    may_go_on.set()
+    await task
+    assert measured == [2, 4]
+    await until(lambda: measured == [2, 4, 8])
+    engine.close()
+
+
+async def test_where_there_is_always_something_to_draw_it_is_done_between_steps(
+    networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_CALIBRATE_WITHIN_S", 0.0)
+    monkeypatch.setattr(engine_module, "_CALIBRATE_EVERY_S", 0.0)
+    engine = Engine(networks, max_rows=4)
+    assumed = engine.costs.seconds(2, SHAPE)
+    drawing = asyncio.create_task(engine.draw(replace(DRAWING, steps=400, sampler="DDIM")))
+    engine.calibrate_when_idle()
+    await until(lambda: engine.costs.seconds(2, SHAPE) != assumed)
+    assert not drawing.done()
+    drawing.cancel()
+    await asyncio.gather(drawing, return_exceptions=True)
+    engine.close()
+
+
+async def test_one_that_fails_leaves_what_was_assumed_and_draws(
+    networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: Calibration, rows: int) -> float:
+        raise RuntimeError("no clock")
+
+    monkeypatch.setattr(Calibration, "_time_forward", fail)
+    engine = Engine(networks)
+    assumed = engine.batch_rows
+    engine.calibrate_when_idle()
+    await until(lambda: "could not be measured" in caplog.text)
+    assert engine.batch_rows == assumed
+    assert len(await engine.draw(DRAWING)) == 1
+    engine.close()
+
+
+async def test_what_did_not_fit_before_it_is_not_forgotten_by_it(timed: Callable[..., TimedNetworks]) -> None:
+    engine = Engine(timed(lambda rows: 0.01))
+    engine.costs.remember_lack_of_memory(SHAPE, 4)
+    await engine.calibrate()
+    assert engine.batch_rows == 4
     engine.close()
 
 

@@ -203,21 +203,31 @@ class TestIdleTime:
     async def test_it_goes_into_preparing_forwards_until_none_is_wanted(
         self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        wanted = [False, True, True]
-        monkeypatch.setattr(networks, "prepare_wanted", lambda: bool(wanted) and wanted.pop())
+        wanted = ["one", "another"]
+        monkeypatch.setattr(TamperedNetworks, "wants_preparing", property(lambda _self: bool(wanted)))
+        monkeypatch.setattr(networks, "prepare_wanted", wanted.pop)
         engine = Engine(networks, max_rows=8)
         assert len(await engine.draw(PLAIN)) == 1
+        async with asyncio.timeout(10):
+            while wanted:  # noqa: ASYNC110 - the engine tells nobody
+                await asyncio.sleep(0.01)
+        assert len(await engine.draw(PLAIN)) == 1
         engine.close()
-        assert wanted == []
 
     async def test_a_device_that_is_lost_in_it_fails_what_comes(
         self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def die() -> bool:
+        tried = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def die() -> None:
+            loop.call_soon_threadsafe(tried.set)
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
+        monkeypatch.setattr(TamperedNetworks, "wants_preparing", True)
         monkeypatch.setattr(networks, "prepare_wanted", die)
         engine = Engine(networks, max_rows=8)
+        await tried.wait()
         with pytest.raises(DeviceLost):
             await engine.draw(PLAIN)
         engine.close()
@@ -377,6 +387,24 @@ class TestFaults:
         with pytest.raises(EngineError, match="LCM cannot do 400 steps"):
             await engine.draw(replace(LONG, sampler="LCM"))
         assert networks.batches == []
+
+
+async def test_closing_without_finishing_fails_what_was_submitted_after_the_step_at_hand(
+    networks: TamperedNetworks,
+) -> None:
+    engine = Engine(networks, max_rows=8)
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_step(_step: int, _steps: int) -> None:
+        loop.call_soon_threadsafe(begun.set)
+
+    task = asyncio.create_task(engine.draw(LONG, on_step))
+    await begun.wait()
+    await asyncio.to_thread(engine.close, finish=False)
+    with pytest.raises(EngineError, match="send the job again"):
+        await task
+    assert len(networks.batches) < LONG.steps
 
 
 async def test_closing_finishes_what_was_submitted(networks: TamperedNetworks) -> None:

@@ -168,24 +168,25 @@ def test_one_that_cannot_be_prepared_runs_plainly_and_is_not_tried_again(
 
 
 def test_a_shape_met_often_is_prepared_when_there_is_time(forward: Prepared, workshop: Workshop) -> None:
-    while not forward.prepare_wanted():
+    while not forward.is_wanted:
         assert len(workshop.ran) < 1000
         assert run(forward, workshop, *inputs_of(5)) == ("plain", 5)
+    forward.prepare_wanted()
     assert run(forward, workshop, *inputs_of(5)) == ("quick", 6)
-    assert not forward.prepare_wanted()
+    assert not forward.is_wanted
 
 
 def test_one_drawing_of_a_shape_is_not_often(forward: Prepared, workshop: Workshop) -> None:
     for _ in range(30):
         forward(*inputs_of(5))
-    assert not forward.prepare_wanted()
+    assert not forward.is_wanted
 
 
 def test_what_takes_minutes_is_not_done_between_jobs(workshop: Workshop) -> None:
     forward = Prepared(workshop.plain, workshop.prepare, workshop.time_call, when_idle=False)
     for _ in range(1000):
         forward(*inputs_of(5))
-    assert not forward.prepare_wanted()
+    assert not forward.is_wanted
 
 
 def test_what_is_forgotten_runs_plainly(forward: Prepared, workshop: Workshop) -> None:

@@ -33,7 +33,9 @@ def pixels(image: str) -> np.ndarray:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def worker() -> AsyncIterator[WorkerProcess]:
     """One worker for all tests that leave it as it was."""
-    async with running_worker(PROGRESS_INTERVAL_MS="100", CONCURRENCY="8", MAX_RESULT_MB="0.5") as process:
+    async with running_worker(
+        PROGRESS_INTERVAL_MS="100", CONCURRENCY="8", MAX_ROWS="16", MAX_RESULT_MB="0.5"
+    ) as process:
         yield process
 
 

@@ -1,5 +1,7 @@
 """SIGTERM: nothing new is taken, what was taken is finished, nothing is lost."""
 
+import asyncio
+
 import pytest
 from runpod.serverless.modules import rp_scale
 
@@ -27,9 +29,11 @@ async def test_sigterm_finishes_jobs_in_flight_and_one_that_the_parked_poll_stil
         assert platform.queue.empty()
 
 
-async def test_sigterm_while_idle_ends_the_process_at_once_and_takes_nothing_more() -> None:
+@pytest.mark.parametrize("after_s", [0.0, 0.6], ids=["at once", "while it measures what steps cost"])
+async def test_sigterm_while_idle_ends_the_process_at_once_and_takes_nothing_more(after_s: float) -> None:
     async with running_worker() as worker:
         await worker.platform.until(lambda: worker.platform.parked == 1)
+        await asyncio.sleep(after_s)
         worker.terminate()
         assert await worker.exit_code(timeout_s=10) == 0
         worker.platform.submit("too late", prompt="x")

@@ -1,7 +1,6 @@
-"""How long steps take on this hardware, measured before the first job: what `StepCosts` knows it from."""
+"""How long steps take on this hardware, measured: what `StepCosts` knows it from."""
 
 import time
-from dataclasses import dataclass, field
 
 import torch
 
@@ -9,7 +8,7 @@ from sdworker.engine.costs import worthwhile
 from sdworker.engine.device import time_call
 from sdworker.engine.networks import Networks
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration"]
 
 # Enough of both: the best of a few forwards is stable, and a slow one needs no repeating.
 _REPEATS = 3
@@ -18,42 +17,65 @@ _SECONDS_A_SIZE = 0.25
 _SECONDS_IN_ALL = 2.0
 
 
-@dataclass
 class Calibration:
-    """Seconds of a forward by rows, and whether a size did not fit into memory."""
+    """Times forwards of 2, 4, 8 … rows at the model's own size, one number of rows after the other.
 
-    seconds: dict[int, float] = field(default_factory=dict)
-    out_of_memory: bool = False
-
-
-def calibrate(networks: Networks, *, largest: int, only_worthwhile: bool) -> Calibration:
-    """Time forwards of 2, 4, 8 … rows at the model's own size; on the engine's thread.
-
-    Args:
-        largest: most rows to try.
-        only_worthwhile: stop where twice the rows are not worth it.
+    Attributes:
+        seconds: of a forward, by rows, so far.
+        out_of_memory: the next number of rows did not fit into memory.
+        done: there is nothing more to measure.
     """
-    result = Calibration()
-    spent = 0.0
-    for rows in _sizes(largest):
+
+    def __init__(self, networks: Networks, *, largest: int, only_worthwhile: bool) -> None:
+        """
+        Args:
+            largest: most rows to try.
+            only_worthwhile: stop where twice the rows are not worth it.
+        """
+        self.seconds: dict[int, float] = {}
+        self.out_of_memory = False
+        self.done = False
+        self._networks = networks
+        self._only_worthwhile = only_worthwhile
+        self._left = _sizes(largest)
+        self._spent_s = 0.0
+
+    def measure_next(self) -> None:
+        """Time the next number of rows; on the engine's thread.
+
+        Raises:
+            Exception: whatever the networks raise. Out of memory is no error unless nothing fits.
+        """
+        rows = self._left.pop(0)
         try:
-            networks.prepare(rows)
+            self._networks.prepare(rows)
             began = time.perf_counter()
-            result.seconds[rows] = _time_forward(networks, rows)
-            if only_worthwhile and worthwhile(result.seconds) < rows:
+            self.seconds[rows] = self._time_forward(rows)
+            if self._is_not_worthwhile(rows):
                 # Where others use the machine too, one look can be a bad one, and this one decides.
-                result.seconds[rows] = min(result.seconds[rows], _time_forward(networks, rows))
+                self.seconds[rows] = min(self.seconds[rows], self._time_forward(rows))
         except (torch.OutOfMemoryError, MemoryError):
-            if not result.seconds:
+            if not self.seconds:
                 raise
-            result.out_of_memory = True
-            break
-        if only_worthwhile and worthwhile(result.seconds) < rows:
-            break
-        spent += time.perf_counter() - began
-        if spent > _SECONDS_IN_ALL:
-            break
-    return result
+            self.out_of_memory = self.done = True
+            return
+        self._spent_s += time.perf_counter() - began
+        self.done = not self._left or self._is_not_worthwhile(rows) or self._spent_s > _SECONDS_IN_ALL
+
+    def _is_not_worthwhile(self, rows: int) -> bool:
+        return self._only_worthwhile and worthwhile(self.seconds) < rows
+
+    def _time_forward(self, rows: int) -> float:
+        """Seconds of a forward, the best of a few."""
+        inputs = self._networks.example_inputs(rows)
+        return min(
+            time_call(
+                self._networks.device,
+                lambda: self._networks.predict(*inputs),
+                _REPEATS,
+                enough_seconds=_SECONDS_A_SIZE,
+            )
+        )
 
 
 def _sizes(largest: int) -> list[int]:
@@ -62,13 +84,3 @@ def _sizes(largest: int) -> list[int]:
     while sizes[-1] < largest:
         sizes.append(min(2 * sizes[-1], largest))
     return sizes
-
-
-def _time_forward(networks: Networks, rows: int) -> float:
-    """Seconds of a forward, the best of a few."""
-    inputs = networks.example_inputs(rows)
-    return min(
-        time_call(
-            networks.device, lambda: networks.predict(*inputs), _REPEATS, enough_seconds=_SECONDS_A_SIZE
-        )
-    )

@@ -31,15 +31,24 @@ class StepCosts:
             shape: the shape they were measured at.
             max_rows: most rows in a forward of any shape. None: as far as more rows are worth it.
         """
-        if not measured:
-            raise ValueError("nothing was measured")
-        self._points = _rising(measured)
         self._area = shape[0] * shape[1]
-        self._worthwhile_rows = worthwhile(measured)
         self._max_rows = max_rows
         self._fitting: dict[Shape, int] = {}
         self.seconds = lru_cache(maxsize=1024)(self._seconds)
         """(rows, shape) → seconds of as many forwards as so many rows take."""
+        self.learn(measured)
+
+    def learn(self, measured: Mapping[int, float]) -> None:
+        """Go by these measurements, at the same shape, from now on; what did not fit into memory stays known.
+
+        Args:
+            measured: rows → seconds, at least one.
+        """
+        if not measured:
+            raise ValueError("nothing was measured")
+        self._points = _rising(measured)
+        self._worthwhile_rows = worthwhile(measured)
+        self.seconds.cache_clear()
 
     def limit(self, shape: Shape) -> int:
         """Most rows of a shape in one forward; at least 2, a picture with guidance, unless memory forbids it."""

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from sdworker.engine.batch import choose
-from sdworker.engine.calibration import Calibration, calibrate
+from sdworker.engine.calibration import Calibration
 from sdworker.engine.costs import ASSUMED_SECONDS, Shape, StepCosts
 from sdworker.engine.device import Pace, mark
 from sdworker.engine.drawing import Drawing
@@ -41,6 +42,11 @@ T = TypeVar("T")
 
 # More rows than any hardware of today gains from at the size a model was trained for.
 _MOST_ROWS = 64
+# A worker that starts because a job is waiting gets it within this time; then nothing is in its way.
+_IDLE_S = 0.25
+# Where there is always something to draw, the first part of a calibration comes after, and each next part.
+_CALIBRATE_WITHIN_S = 20.0
+_CALIBRATE_EVERY_S = 2.0
 
 
 class Engine:
@@ -64,9 +70,12 @@ class Engine:
         self._inbox: queue.SimpleQueue[Ticket | Errand[Any] | None] = queue.SimpleQueue()
         self._live: list[Ticket] = []
         self._leaving: list[Ticket] = []
+        self._calibration: Calibration | None = None
+        self._calibrate_by = 0.0
         self._pace = Pace(lambda: mark(networks.device))
         self._lost: DeviceLost | None = None
         self._closed = False
+        self._finish = True
         # Even a sampler's small arithmetic would otherwise start a second team of threads: see processor.py.
         self._prober = ThreadPoolExecutor(1, "tables", initializer=use_cores, initargs=(1,))
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -78,22 +87,28 @@ class Engine:
         return self.costs.limit(self.networks.default_shape)
 
     async def calibrate(self) -> None:
-        """Measure what steps cost here, and with it how many rows are worth sharing one.
+        """Measure now what steps cost here, and with it how many rows are worth sharing one; drawings wait.
 
         Raises:
             EngineError: the model does not run.
         """
         try:
-            result = await asyncio.wrap_future(self.call(self._calibrate))
+            await asyncio.wrap_future(self.call(self._calibrate))
         except EngineError:
             raise
         except Exception as error:
             raise EngineError(f"the model does not run: {error}") from error
-        log.info(
-            "a step takes %s; at most %d rows share one",
-            ", ".join(f"{1000 * seconds:.3g} ms for {rows} rows" for rows, seconds in result.seconds.items()),
-            self.batch_rows,
-        )
+
+    def calibrate_when_idle(self) -> None:
+        """Measure likewise while there is nothing to draw, or at the latest after a while.
+
+        One number of rows at a time, so that a drawing that comes waits for some tenths of a second at most. Until
+        it is done, steps are assumed to cost what they do on hardware that a few rows fill.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        self.call(self._begin_calibration)
 
     def call(self, function: Callable[[], T]) -> "Future[T]":
         """Run a function on the engine's thread, the only one that may use the networks, between two steps.
@@ -132,9 +147,14 @@ class Engine:
             images.exception()  # seen: asyncio need not warn that nobody looked
             raise
 
-    def close(self) -> None:
-        """Finish what was submitted, take nothing new, then end the thread."""
+    def close(self, *, finish: bool = True) -> None:
+        """Take nothing new, and end the thread.
+
+        Args:
+            finish: what was submitted first. Otherwise it fails, after the step at hand.
+        """
         self._closed = True
+        self._finish = finish
         self._inbox.put(None)
         self._thread.join()
         self._prober.shutdown()
@@ -153,7 +173,11 @@ class Engine:
             use_cores(self._threads)
         with torch.inference_mode():
             while self._admit() or self._live or self._leaving:
+                if not self._finish:
+                    self._abandon()
+                    break
                 try:
+                    self._measure_what_is_overdue()
                     self._drop_cancelled()
                     waiting = [ticket for ticket in self._live if not ticket.finished]
                     chosen = choose(waiting, self.costs)
@@ -166,16 +190,23 @@ class Engine:
                 except Exception as error:  # a defect of the loop itself; without this every job would hang
                     self._lose(error, [])
 
+    def _abandon(self) -> None:
+        for ticket in self._live + self._leaving:
+            ticket.images.set_exception(EngineError("the worker is shutting down; send the job again"))
+
     def _admit(self) -> bool:
         """Begin what was submitted, waiting for it when there is nothing else to do. False: closed."""
         while True:
+            idle = not self._live and not self._leaving
             try:
-                idle = not self._live and not self._leaving
-                if idle and self._inbox.empty() and self._prepare_wanted():
-                    continue
-                ticket = self._inbox.get(block=idle)
+                ticket = self._inbox.get(
+                    block=idle, timeout=_IDLE_S if idle and self._has_use_for_idle_time() else None
+                )
             except queue.Empty:
-                return True
+                if not idle:
+                    return True
+                self._use_idle_time()
+                continue
             if ticket is None:
                 self._inbox.put(None)  # stays closed for the next round
                 return False
@@ -194,25 +225,56 @@ class Engine:
             if is_fatal(error):
                 self._lose(error, [])
 
-    def _calibrate(self) -> Calibration:
-        """Measure, and from now on go by what was measured."""
-        result = calibrate(
+    def _calibrate(self) -> None:
+        self._begin_calibration()
+        while self._calibration is not None:
+            self._measure_next(self._calibration)
+
+    def _begin_calibration(self) -> None:
+        self._calibration = Calibration(
             self.networks, largest=self._max_rows or _MOST_ROWS, only_worthwhile=self._max_rows is None
         )
-        shape = self.networks.default_shape
-        self.costs = StepCosts(result.seconds, shape, max_rows=self._max_rows)
-        if result.out_of_memory:
-            self.costs.remember_lack_of_memory(shape, max(result.seconds))
-            self.networks.free_memory()
-        return result
+        self._calibrate_by = time.monotonic() + _CALIBRATE_WITHIN_S
 
-    def _prepare_wanted(self) -> bool:
-        """Use idle time to make a shape of step quicker that was met before; whether there was one."""
+    def _measure_next(self, calibration: Calibration) -> None:
+        """One number of rows more; after the last, go by what was measured."""
+        self._calibration = None  # unless there is more; nothing is tried again that failed
+        calibration.measure_next()
+        if not calibration.done:
+            self._calibration = calibration
+            return
+        self.costs.learn(calibration.seconds)
+        if calibration.out_of_memory:
+            self.costs.remember_lack_of_memory(self.networks.default_shape, max(calibration.seconds))
+            self.networks.free_memory()
+        seconds = calibration.seconds.items()
+        log.info(
+            "a step takes %s; at most %d rows share one",
+            ", ".join(f"{1000 * of_rows:.3g} ms for {rows} rows" for rows, of_rows in seconds),
+            self.batch_rows,
+        )
+
+    def _measure_what_is_overdue(self) -> None:
+        """Where there is never nothing to draw, a calibration must not wait for ever."""
+        if self._calibration is not None and time.monotonic() > self._calibrate_by:
+            self._calibrate_by = time.monotonic() + _CALIBRATE_EVERY_S
+            self._use_idle_time()
+
+    def _has_use_for_idle_time(self) -> bool:
+        return self._lost is None and (self._calibration is not None or self.networks.wants_preparing)
+
+    def _use_idle_time(self) -> None:
+        """Do what can wait and is done in some tenths of a second; jobs need none of it."""
         try:
-            return self._lost is None and self.networks.prepare_wanted()
+            if self._calibration is not None:
+                self._measure_next(self._calibration)
+            else:
+                self.networks.prepare_wanted()
         except Exception as error:
-            self._lose(error, [])
-            return False
+            if is_fatal(error):
+                self._lose(error, [])
+            else:
+                log.warning("what steps cost could not be measured", exc_info=error)
 
     def _begin(self, ticket: "Ticket") -> None:
         if self._lost is not None:

@@ -219,10 +219,16 @@ class Networks:
             condition = None if guidance is None else self._embed_guidance(guidance)
             self._prepared.prepare(latents.to(self.dtype), timesteps, text, condition)
 
+    @property
+    def wants_preparing(self) -> bool:
+        """Whether a shape was met that could be prepared."""
+        return self._prepared is not None and self._prepared.is_wanted
+
     @torch.inference_mode()
-    def prepare_wanted(self) -> bool:
-        """Prepare for one of the shapes met so far, if there is one left; takes a second at most."""
-        return self._prepared is not None and self._prepared.prepare_wanted()
+    def prepare_wanted(self) -> None:
+        """Prepare for one of the shapes met; takes a second at most."""
+        if self._prepared is not None:
+            self._prepared.prepare_wanted()
 
     def free_memory(self) -> None:
         """Give back what is kept only for speed."""

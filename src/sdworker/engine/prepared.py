@@ -104,13 +104,15 @@ class Prepared:
             self._try(key, _pad(inputs, key[0]))
         return key in self._kept
 
-    def prepare_wanted(self) -> bool:
-        """Prepare one of those that ran plainly and might not have to; whether there was one."""
-        if not self._wanted:
-            return False
-        inputs = self._wanted[next(reversed(self._wanted))]
-        self.prepare(*inputs)
-        return True
+    @property
+    def is_wanted(self) -> bool:
+        """Whether forwards ran plainly, often, that might not have to."""
+        return bool(self._wanted)
+
+    def prepare_wanted(self) -> None:
+        """Prepare one of those, the last that was met."""
+        if self._wanted:
+            self.prepare(*self._wanted[next(reversed(self._wanted))])
 
     def forget(self) -> None:
         """Give up what was prepared, and the memory that takes."""

@@ -81,6 +81,7 @@ def install() -> None:
 class EventDrivenJobScaler(rp_scale.JobScaler):
     """`JobScaler` with the loops that take and start jobs driven by events."""
 
+    current_concurrency: int
     jobs_queue: Any
     jobs_fetcher: Any
     jobs_tasks: dict[str, "asyncio.Task[None]"]
@@ -117,6 +118,8 @@ class EventDrivenJobScaler(rp_scale.JobScaler):
 
     async def _free_slots(self) -> int:
         """How many jobs can be taken, waiting for one to finish if need be; 0 once told to stop."""
+        # What the queue may hold, the SDK's reason to stop fetching when this changes, is no limit here.
+        self.current_concurrency = self.concurrency_modifier(self.current_concurrency)
         while self.is_alive() and len(self._running) >= self.current_concurrency:
             await self._change()
         return self.current_concurrency - len(self._running) if self.is_alive() else 0

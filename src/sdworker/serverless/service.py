@@ -1,5 +1,6 @@
 """The worker as the runpod SDK wants it: an async handler, a constant concurrency, fitness checks."""
 
+import atexit
 import logging
 import os
 import sys
@@ -69,6 +70,8 @@ class Service:
             ModelError, SettingsError: naming the file or the variable.
         """
         self._worker = build_worker(self._settings)
+        # A thread that still computes when Python ends, a calibration say, would have the process abort.
+        atexit.register(self._worker.engine.close, finish=False)
 
     async def warm_up(self) -> None:
         """The model draws."""
@@ -82,7 +85,7 @@ class Service:
         await self._ready_worker.check_bucket()
 
     def concurrency(self, _current: int) -> int:
-        """Jobs to hold at once; constant, because the SDK stops fetching while it changes."""
+        """Jobs to hold at once: one number until steps have been measured, and another from then on."""
         return self._ready_worker.jobs_at_once
 
     async def handle(self, job: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
