@@ -139,7 +139,9 @@ class Prepared:
             )
         except Exception as problem:  # compilers raise anything; whatever it is, the plain forward remains
             _raise_if_lost(inputs)
-            log.warning("%s cannot be prepared, and runs plainly: %s", what, problem, exc_info=problem)
+            reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
+            log.warning("%s cannot be prepared, and runs plainly: %s", what, reason)
+            log.debug("the cause", exc_info=problem)
             self._refused.add(key)
             return
         if error > _LARGEST_ERROR or ratio > 1:
