@@ -15,6 +15,10 @@ __all__ = ["NAIVE", "OURS", "contenders"]
 OURS, NAIVE = "this worker", "naive handler"
 _SCRIPTS = {OURS: "handler.py", NAIVE: "bench/naive_handler.py"}
 _LAST_LINES = 20
+# What our worker says when it has measured what steps cost, in its first idle moments: undisturbed by the other's
+# start, or it would go by wrong figures ever after.
+_MEASURED = b"a step takes "
+_MEASURED_WITHIN_S = 60.0
 
 
 @asynccontextmanager
@@ -24,13 +28,16 @@ async def contenders(model: Path) -> AsyncIterator[dict[str, Platform]]:
     Args:
         model: an absolute path.
     """
-    async with _served(_SCRIPTS[OURS], model) as ours, _served(_SCRIPTS[NAIVE], model) as naive:
+    async with (
+        _served(_SCRIPTS[OURS], model, says=_MEASURED) as ours,
+        _served(_SCRIPTS[NAIVE], model) as naive,
+    ):
         yield {OURS: ours, NAIVE: naive}
 
 
 @asynccontextmanager
-async def _served(script: str, model: Path) -> AsyncIterator[Platform]:
-    """A platform whose one worker runs `script` and has asked for its first job.
+async def _served(script: str, model: Path, *, says: bytes = b"") -> AsyncIterator[Platform]:
+    """A platform whose one worker runs `script`, has asked for its first job and has printed what it `says`.
 
     What goes wrong while it is open carries the end of the worker's output as a note.
     """
@@ -39,9 +46,12 @@ async def _served(script: str, model: Path) -> AsyncIterator[Platform]:
         script_process(script, **standin.environment(), MODEL_DIR=str(model)) as process,
     ):
         last_lines: deque[bytes] = deque(maxlen=_LAST_LINES)
-        reader = asyncio.create_task(_keep_last(process, last_lines))
+        said = asyncio.Event()
+        reader = asyncio.create_task(_keep_last(process, last_lines, says, said))
         try:
             await standin.until(lambda: standin.parked > 0)
+            if says:
+                await asyncio.wait_for(said.wait(), _MEASURED_WITHIN_S)
             yield standin
         except Exception as error:
             error.add_note(f"{script} printed last:\n{b''.join(last_lines).decode('utf-8', 'replace')}")
@@ -50,7 +60,13 @@ async def _served(script: str, model: Path) -> AsyncIterator[Platform]:
             reader.cancel()
 
 
-async def _keep_last(process: asyncio.subprocess.Process, lines: deque[bytes]) -> None:
+async def _keep_last(
+    process: asyncio.subprocess.Process, lines: deque[bytes], wanted: bytes, said: asyncio.Event
+) -> None:
+    """Read the process's lines; the first with `wanted` in it is passed on."""
     assert process.stdout is not None
     async for line in process.stdout:
         lines.append(line[:1000])
+        if wanted and wanted in line and not said.is_set():
+            print(line[line.index(wanted) :].decode("utf-8", "replace").strip())
+            said.set()

@@ -70,8 +70,9 @@ class Worker:
         await self.engine.draw(await self._prepare(request))
         if self._compiles:
             await self.engine.calibrate()
-        else:
-            self.engine.calibrate_when_idle()
+            return
+        await self.engine.prepare(rows=2)
+        self.engine.calibrate_when_idle()
 
     async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
         """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order.

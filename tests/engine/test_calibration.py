@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdworker.engine import calibration
-from sdworker.engine import engine as engine_module
+from sdworker.engine import calibration, cost_learner
 from sdworker.engine.calibration import Calibration
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
@@ -161,8 +160,8 @@ async def test_a_drawing_that_comes_meanwhile_goes_between_two_numbers_of_rows(
 async def test_where_there_is_always_something_to_draw_it_is_done_between_steps(
     networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "_CALIBRATE_WITHIN_S", 0.0)
-    monkeypatch.setattr(engine_module, "_CALIBRATE_EVERY_S", 0.0)
+    monkeypatch.setattr(cost_learner, "_FIRST_DUE_S", 0.0)
+    monkeypatch.setattr(cost_learner, "_NEXT_DUE_S", 0.0)
     engine = Engine(networks, max_rows=4)
     assumed = engine.costs.seconds(2, SHAPE)
     drawing = asyncio.create_task(engine.draw(replace(DRAWING, steps=400, sampler="DDIM")))

@@ -13,7 +13,6 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -22,8 +21,8 @@ import numpy as np
 import torch
 
 from sdworker.engine.batch import choose
-from sdworker.engine.calibration import Calibration
-from sdworker.engine.costs import ASSUMED_SECONDS, Shape, StepCosts
+from sdworker.engine.cost_learner import CostLearner
+from sdworker.engine.costs import Shape, StepCosts
 from sdworker.engine.device import Pace, mark
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.errors import DeviceLost, EngineError, explain, is_fatal
@@ -40,13 +39,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# More rows than any hardware of today gains from at the size a model was trained for.
-_MOST_ROWS = 64
+_SHUTTING_DOWN = "the worker is shutting down; send the job again"
 # A worker that starts because a job is waiting gets it within this time; then nothing is in its way.
 _IDLE_S = 0.25
-# Where there is always something to draw, the first part of a calibration comes after, and each next part.
-_CALIBRATE_WITHIN_S = 20.0
-_CALIBRATE_EVERY_S = 2.0
+# How long whoever ends the process waits for a step, or for what is measured or compiled just then.
+_STEP_AT_HAND_S = 5.0
 
 
 class Engine:
@@ -64,22 +61,25 @@ class Engine:
         """
         self.networks = networks
         self._tables = SamplerTables(networks.scheduler_config, networks.device)
-        self._max_rows = max_rows
         self._threads = threads
-        self.costs = StepCosts(ASSUMED_SECONDS, networks.default_shape, max_rows=max_rows)
+        self._learner = CostLearner(networks, max_rows=max_rows)
         self._inbox: queue.SimpleQueue[Ticket | Errand[Any] | None] = queue.SimpleQueue()
         self._live: list[Ticket] = []
         self._leaving: list[Ticket] = []
-        self._calibration: Calibration | None = None
-        self._calibrate_by = 0.0
         self._pace = Pace(lambda: mark(networks.device))
         self._lost: DeviceLost | None = None
+        self._door = threading.Lock()  # nothing is submitted behind the end
         self._closed = False
         self._finish = True
         # Even a sampler's small arithmetic would otherwise start a second team of threads: see processor.py.
         self._prober = ThreadPoolExecutor(1, "tables", initializer=use_cores, initargs=(1,))
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def costs(self) -> StepCosts:
+        """What steps are taken to cost, and how many rows one may have."""
+        return self._learner.costs
 
     @property
     def batch_rows(self) -> int:
@@ -93,7 +93,7 @@ class Engine:
             EngineError: the model does not run.
         """
         try:
-            await asyncio.wrap_future(self.call(self._calibrate))
+            await asyncio.wrap_future(self.call(self._learner.learn_all))
         except EngineError:
             raise
         except Exception as error:
@@ -108,7 +108,11 @@ class Engine:
         Raises:
             EngineError: the engine is closed.
         """
-        self.call(self._begin_calibration)
+        self.call(self._learner.begin)
+
+    async def prepare(self, rows: int) -> None:
+        """Have forwards of so many rows at the model's own size prepared, where the networks' means ask for it."""
+        await asyncio.wrap_future(self.call(lambda: self.networks.prepare(rows)))
 
     def call(self, function: Callable[[], T]) -> "Future[T]":
         """Run a function on the engine's thread, the only one that may use the networks, between two steps.
@@ -116,10 +120,8 @@ class Engine:
         Raises:
             EngineError: the engine is closed.
         """
-        if self._closed:
-            raise EngineError("the worker is shutting down")
         errand = Errand(function)
-        self._inbox.put(errand)
+        self._submit(errand)
         return errand.result
 
     async def draw(self, drawing: Drawing, on_step: OnStep | None = None) -> list[np.ndarray]:
@@ -134,10 +136,10 @@ class Engine:
         if self._lost is not None:
             raise self._lost
         if self._closed:
-            raise EngineError("the worker is shutting down; send the job again")
+            raise EngineError(_SHUTTING_DOWN)
         await asyncio.get_running_loop().run_in_executor(self._prober, self._check, drawing)
         ticket = Ticket(drawing, on_step)
-        self._inbox.put(ticket)
+        self._submit(ticket)
         images = asyncio.wrap_future(ticket.images)
         try:
             return await asyncio.shield(images)
@@ -153,11 +155,18 @@ class Engine:
         Args:
             finish: what was submitted first. Otherwise it fails, after the step at hand.
         """
-        self._closed = True
-        self._finish = finish
-        self._inbox.put(None)
-        self._thread.join()
+        with self._door:
+            self._closed = True
+            self._finish = finish
+            self._inbox.put(None)
+        self._thread.join(None if finish else _STEP_AT_HAND_S)
         self._prober.shutdown()
+
+    def _submit(self, item: Ticket | Errand[Any]) -> None:
+        with self._door:
+            if self._closed:
+                raise EngineError(_SHUTTING_DOWN)
+            self._inbox.put(item)
 
     def _check(self, drawing: Drawing) -> None:
         """Probe the sampler's table off the engine's thread; probing 500 steps takes a second."""
@@ -177,7 +186,8 @@ class Engine:
                     self._abandon()
                     break
                 try:
-                    self._measure_what_is_overdue()
+                    if self._learner.is_overdue():
+                        self._use_idle_time()
                     self._drop_cancelled()
                     waiting = [ticket for ticket in self._live if not ticket.finished]
                     chosen = choose(waiting, self.costs)
@@ -192,7 +202,7 @@ class Engine:
 
     def _abandon(self) -> None:
         for ticket in self._live + self._leaving:
-            ticket.images.set_exception(EngineError("the worker is shutting down; send the job again"))
+            ticket.images.set_exception(EngineError(_SHUTTING_DOWN))
 
     def _admit(self) -> bool:
         """Begin what was submitted, waiting for it when there is nothing else to do. False: closed."""
@@ -225,49 +235,14 @@ class Engine:
             if is_fatal(error):
                 self._lose(error, [])
 
-    def _calibrate(self) -> None:
-        self._begin_calibration()
-        while self._calibration is not None:
-            self._measure_next(self._calibration)
-
-    def _begin_calibration(self) -> None:
-        self._calibration = Calibration(
-            self.networks, largest=self._max_rows or _MOST_ROWS, only_worthwhile=self._max_rows is None
-        )
-        self._calibrate_by = time.monotonic() + _CALIBRATE_WITHIN_S
-
-    def _measure_next(self, calibration: Calibration) -> None:
-        """One number of rows more; after the last, go by what was measured."""
-        self._calibration = None  # unless there is more; nothing is tried again that failed
-        calibration.measure_next()
-        if not calibration.done:
-            self._calibration = calibration
-            return
-        self.costs.learn(calibration.seconds)
-        if calibration.out_of_memory:
-            self.costs.remember_lack_of_memory(self.networks.default_shape, max(calibration.seconds))
-            self.networks.free_memory()
-        seconds = calibration.seconds.items()
-        log.info(
-            "a step takes %s; at most %d rows share one",
-            ", ".join(f"{1000 * of_rows:.3g} ms for {rows} rows" for rows, of_rows in seconds),
-            self.batch_rows,
-        )
-
-    def _measure_what_is_overdue(self) -> None:
-        """Where there is never nothing to draw, a calibration must not wait for ever."""
-        if self._calibration is not None and time.monotonic() > self._calibrate_by:
-            self._calibrate_by = time.monotonic() + _CALIBRATE_EVERY_S
-            self._use_idle_time()
-
     def _has_use_for_idle_time(self) -> bool:
-        return self._lost is None and (self._calibration is not None or self.networks.wants_preparing)
+        return self._lost is None and (self._learner.has_more or self.networks.wants_preparing)
 
     def _use_idle_time(self) -> None:
         """Do what can wait and is done in some tenths of a second; jobs need none of it."""
         try:
-            if self._calibration is not None:
-                self._measure_next(self._calibration)
+            if self._learner.has_more:
+                self._learner.learn_more()
             else:
                 self.networks.prepare_wanted()
         except Exception as error:
