@@ -3,18 +3,20 @@
 Closed-loop callers, as `call` has them, submit their next job when their last one is done.
 """
 
+import asyncio
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.serverless.standin import Platform
 
-__all__ = ["Answered", "Stretch", "Submitter", "call", "percentile", "until_idle"]
+__all__ = ["Answered", "Stretch", "Submitter", "call", "percentile", "until_idle", "until_quiet"]
 
 # The fewest jobs that are measured, however short the time given.
 _LEAST_JOBS = 2
+_IDLE_WORK_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,16 @@ async def call(
 async def until_idle(platform: Platform) -> None:
     """Wait until the worker has answered all it took and asks for more."""
     await platform.until(lambda: platform.parked > 0 and platform.results.keys() >= set(platform.taken))
+
+
+async def until_quiet(platforms: Iterable[Platform]) -> None:
+    """Wait until all workers are idle, also whoever is not measured next, and have used their idle time.
+
+    A worker goes on with what it took when its callers have left, and measures what steps cost when it is idle.
+    """
+    for platform in platforms:
+        await until_idle(platform)
+    await asyncio.sleep(_IDLE_WORK_S)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

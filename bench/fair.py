@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.serverless.standin import Platform
 
-from bench.callers import Submitter, until_idle
+from bench.callers import Submitter, until_idle, until_quiet
 from bench.contenders import contenders
 from bench.report import spread, table, write_json
 
@@ -83,6 +83,7 @@ async def measure(platforms: Mapping[str, Platform], rounds: int, load: Load = _
     measured: dict[str, list[_Round]] = {name: [] for name in platforms}
     for _ in range(rounds):
         for name, platform in platforms.items():
+            await until_quiet(platforms.values())
             while (one := await _measure_round(platform, load)) is None:
                 print(f"{name}: a round is repeated, because the machine's speed changed too much in it")
             measured[name].append(one)

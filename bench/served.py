@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.serverless.standin import Platform
 
-from bench.callers import Stretch, call, percentile, until_idle
+from bench.callers import Stretch, call, percentile, until_quiet
 from bench.contenders import NAIVE, OURS, contenders
 from bench.processes import script_process
 from bench.report import spread, table, write_json
@@ -94,12 +94,12 @@ async def measure(
     for _ in range(rounds):
         for case in cases:
             for name, platform in platforms.items():
-                await _all_idle(platforms)
+                await until_quiet(platforms.values())
                 stretch = await call(
                     platform, case.callers, case.steps, window_s=window_s, limit_s=limits_s[name]
                 )
                 stretches[case][name].append(stretch)
-        await _all_idle(platforms)
+        await until_quiet(platforms.values())
         drawn = await _draw_offline(model, [case.steps for case in offline], offline_images)
         for case, rates in offline.items():
             rates.append(drawn[case.steps])
@@ -109,12 +109,6 @@ async def measure(
         "served": [_figures_of(case, by_name) for case, by_name in stretches.items()],
         "offline": [_offline_figures(case, stretches[case][OURS], rates) for case, rates in offline.items()],
     }
-
-
-async def _all_idle(platforms: Mapping[str, Platform]) -> None:
-    """Also whoever is not measured next: a worker goes on with what it took when its callers have left."""
-    for platform in platforms.values():
-        await until_idle(platform)
 
 
 async def _draw_offline(

@@ -10,6 +10,7 @@ import torch
 
 from sdworker.engine import calibration, cost_learner
 from sdworker.engine.calibration import Calibration
+from sdworker.engine.cost_learner import CostLearner
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
@@ -88,7 +89,7 @@ def test_told_how_many_rows_it_measures_up_to_them(timed: Callable[..., TimedNet
 def test_a_slow_model_is_not_measured_for_minutes(timed: Callable[..., TimedNetworks]) -> None:
     networks = timed(lambda rows: 10.0)
     result = calibrate(networks, largest=64, only_worthwhile=True)
-    assert result.seconds == {2: 10.0}
+    assert result.seconds == pytest.approx({2: 10.0})
     assert networks.sizes == [2, 2]
 
 
@@ -195,6 +196,59 @@ async def test_what_did_not_fit_before_it_is_not_forgotten_by_it(timed: Callable
     await engine.calibrate()
     assert engine.batch_rows == 4
     engine.close()
+
+
+class TestTheSecondTime:
+    @pytest.fixture
+    def now(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        now = [1000.0]
+        monkeypatch.setattr(cost_learner.time, "monotonic", lambda: now[0])
+        return now
+
+    def test_it_measures_again_after_a_minute_and_the_better_times_count(
+        self, timed: Callable[..., TimedNetworks], now: list[float]
+    ) -> None:
+        disturbed = True
+        learner = CostLearner(
+            timed(lambda rows: 0.01 * rows if disturbed else max(0.03, 0.004 * rows)), max_rows=None
+        )
+        learner.learn_all()
+        assert learner.costs.limit(SHAPE) == 2
+        assert not learner.has_more
+        now[0] += 61
+        disturbed = False
+        while learner.has_more:
+            learner.learn_more()
+        assert learner.costs.limit(SHAPE) == 8
+        assert learner.costs.seconds(2, SHAPE) == pytest.approx(0.02)
+        assert learner.costs.seconds(8, SHAPE) == pytest.approx(0.032)
+
+    def test_twice_is_enough(self, timed: Callable[..., TimedNetworks], now: list[float]) -> None:
+        learner = CostLearner(timed(lambda rows: 0.01), max_rows=2)
+        learner.learn_all()
+        now[0] += 61
+        assert learner.has_more
+        learner.learn_more()
+        now[0] += 1000
+        assert not learner.has_more
+
+    def test_what_there_is_to_draw_gives_way_to_it_the_first_time_only_and_after_a_while(
+        self, timed: Callable[..., TimedNetworks], now: list[float]
+    ) -> None:
+        learner = CostLearner(timed(lambda rows: 0.01), max_rows=4)
+        assert not learner.is_overdue()
+        learner.begin()
+        assert not learner.is_overdue()
+        now[0] += 21
+        assert learner.is_overdue()
+        learner.learn_more()
+        assert not learner.is_overdue()
+        now[0] += 3
+        assert learner.is_overdue()
+        learner.learn_more()
+        now[0] += 1000
+        assert learner.has_more
+        assert not learner.is_overdue()
 
 
 async def test_the_setting_overrides_what_was_measured(timed: Callable[..., TimedNetworks]) -> None:

@@ -11,7 +11,7 @@ from sdworker.engine.networks import Networks
 __all__ = ["Calibration"]
 
 # Enough of both: the best of a few forwards is stable, and a slow one needs no repeating.
-_REPEATS = 3
+_REPEATS = 6
 _SECONDS_A_SIZE = 0.25
 # A large model on a CPU would take minutes for all sizes; what it takes for the first ones says enough.
 _SECONDS_IN_ALL = 2.0

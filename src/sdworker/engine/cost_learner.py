@@ -1,4 +1,9 @@
-"""What steps cost here, learned by measuring, part by part, when nobody waits for it."""
+"""What steps cost here, learned by measuring, part by part, when nobody waits for it.
+
+All is measured twice, a minute or more apart, and the better time of each number of rows counts: a worker that had
+to share its processor in its first seconds, with others that were starting too, would go by wrong figures for
+good.
+"""
 
 import logging
 import time
@@ -16,6 +21,7 @@ _MOST_ROWS = 64
 # Where there is always something to draw, the first part is due after so long, and each next one.
 _FIRST_DUE_S = 20.0
 _NEXT_DUE_S = 2.0
+_AGAIN_AFTER_S = 60.0
 
 
 class CostLearner:
@@ -35,22 +41,25 @@ class CostLearner:
         self._max_rows = max_rows
         self._calibration: Calibration | None = None
         self._due_at = 0.0
+        self._best: dict[int, float] = {}
+        self._again_at: float | None = None
 
     @property
     def has_more(self) -> bool:
         """Whether there is something left to measure."""
-        return self._calibration is not None
+        return self._calibration is not None or self._is_to_be_done_again()
 
     def begin(self) -> None:
         """From now on there is; `learn_more` does it."""
+        self._again_at = None
         self._calibration = Calibration(
             self._networks, largest=self._max_rows or _MOST_ROWS, only_worthwhile=self._max_rows is None
         )
         self._due_at = time.monotonic() + _FIRST_DUE_S
 
     def is_overdue(self) -> bool:
-        """Whether to measure though there is something to draw, because there always has been."""
-        return self.has_more and time.monotonic() > self._due_at
+        """Whether to measure for the first time though there is something to draw, because there always was."""
+        return not self._best and self.has_more and time.monotonic() > self._due_at
 
     def learn_all(self) -> None:
         """Measure everything now.
@@ -59,7 +68,7 @@ class CostLearner:
             Exception: whatever the networks raise.
         """
         self.begin()
-        while self.has_more:
+        while self._calibration is not None:
             self.learn_more()
 
     def learn_more(self) -> None:
@@ -68,6 +77,8 @@ class CostLearner:
         Raises:
             Exception: whatever the networks raise; then nothing more is measured.
         """
+        if self._is_to_be_done_again():
+            self.begin()
         calibration, self._calibration = self._calibration, None
         if calibration is None:
             return
@@ -78,15 +89,21 @@ class CostLearner:
         else:
             self._calibration = calibration
 
+    def _is_to_be_done_again(self) -> bool:
+        return self._again_at is not None and time.monotonic() > self._again_at
+
     def _go_by(self, calibration: Calibration) -> None:
         shape = self._networks.default_shape
-        self.costs.learn(calibration.seconds)
+        if not self._best:
+            self._again_at = time.monotonic() + _AGAIN_AFTER_S
+        for rows, seconds in calibration.seconds.items():
+            self._best[rows] = min(seconds, self._best.get(rows, seconds))
+        self.costs.learn(self._best)
         if calibration.out_of_memory:
             self.costs.remember_lack_of_memory(shape, max(calibration.seconds))
             self._networks.free_memory()
-        seconds = calibration.seconds.items()
         log.info(
             "a step takes %s; at most %d rows share one",
-            ", ".join(f"{1000 * of_rows:.3g} ms for {rows} rows" for rows, of_rows in seconds),
+            ", ".join(f"{1000 * seconds:.3g} ms for {rows} rows" for rows, seconds in self._best.items()),
             self.costs.limit(shape),
         )
