@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -63,9 +64,16 @@ def _keep_compiled(folder: Path | None) -> None:
     """Have torch's compiler keep what it makes where the next start finds it."""
     if folder is None and _NETWORK_VOLUME.is_dir():
         folder = _NETWORK_VOLUME / "compiled"
-    if folder is not None:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-        log.info("what is compiled is kept in %s", folder)
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        log.warning("what is compiled will not be there for the next start: %s", error)
+        return
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    log.info("what is compiled is kept in %s", folder)
 
 
 def find_model(settings: Settings) -> Path:

@@ -1,5 +1,6 @@
 """The means that can be tried without a GPU; the others are in test_gpu.py."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_a_compiled_forward_gives_what_the_plain_one_gives_and_is_kept_for_the_n
         inputs[0] = torch.randn(rows, 4, 8, 8)
         torch.testing.assert_close(quicker(*inputs), network(*inputs))
     assert any(tmp_path.rglob("*.so"))
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning_and_no_reason_not_to_compile(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "as it was")
+    (tmp_path / "volume").write_text("no folder")
+    settings = Settings(model_dir=model, compile=True, compile_cache_dir=tmp_path / "volume" / "compiled")
+    build_worker(settings).engine.close()
+    assert "will not be there for the next start" in caplog.text
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "as it was"
 
 
 def test_what_needs_cuda_is_nothing_on_a_cpu() -> None:
