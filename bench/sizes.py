@@ -1,25 +1,16 @@
 """Which picture sizes a bench goes through."""
 
-import json
 from pathlib import Path
 
-__all__ = ["Size", "own_size", "parse_rows", "parse_sizes", "sizes_of"]
+from sdworker.model_place import own_size
+
+__all__ = ["Size", "parse_rows", "parse_sizes", "sizes_of"]
 
 Size = tuple[int, int]
 """Width and height, in pixels."""
 
 # Of each side: for a model of 512x512 that is 512x512, 768x768 and 1024x1024.
 _MULTIPLES = (1.0, 1.5, 2.0)
-
-
-def own_size(model: Path) -> Size:
-    """The size a model was trained for, from its configuration alone."""
-    unet = json.loads((model / "unet" / "config.json").read_text("utf-8"))
-    vae = json.loads((model / "vae" / "config.json").read_text("utf-8"))
-    sample = unet["sample_size"]
-    height, width = (sample, sample) if isinstance(sample, int) else sample
-    pixels_per_latent = 2 ** (len(vae["block_out_channels"]) - 1)
-    return width * pixels_per_latent, height * pixels_per_latent
 
 
 def sizes_of(model: Path) -> list[Size]:

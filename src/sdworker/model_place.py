@@ -1,8 +1,9 @@
-"""Where the model is."""
+"""Where the model is and what its files say of it, without loading it or what loads it."""
 
+import json
 from pathlib import Path
 
-__all__ = ["BAKED_MODEL", "EMBEDDED_MODEL", "model_folder"]
+__all__ = ["BAKED_MODEL", "EMBEDDED_MODEL", "model_folder", "own_size"]
 
 BAKED_MODEL = Path("/opt/model")
 """Where the Dockerfile puts the model."""
@@ -14,3 +15,17 @@ EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "emoji"
 def model_folder(named: Path | None) -> Path:
     """The folder that was named, else the image's baked model, else the embedded one, there or not."""
     return named or (BAKED_MODEL if BAKED_MODEL.is_dir() else EMBEDDED_MODEL)
+
+
+def own_size(folder: Path) -> tuple[int, int]:
+    """Width and height, in pixels, of the pictures that a model was trained on.
+
+    Raises:
+        OSError, ValueError, KeyError: its configuration is missing or broken.
+    """
+    unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
+    vae = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
+    sample = unet["sample_size"]
+    height, width = (sample, sample) if isinstance(sample, int) else sample
+    pixels_per_latent = 2 ** (len(vae["block_out_channels"]) - 1)
+    return width * pixels_per_latent, height * pixels_per_latent

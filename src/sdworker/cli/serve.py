@@ -65,16 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_input_schema() -> None:
-    """Print the JSON Schema of a job's input. In a process of its own: it takes the worker's imports."""
+    """Print the JSON Schema of a job's input. In a process of its own, but without torch: a worker is starting."""
+    from sdworker.model_place import model_folder, own_size
     from sdworker.request import Contract
     from sdworker.settings import load_settings
-    from sdworker.startup import find_model
 
     settings = load_settings()
-    unet = json.loads((find_model(settings) / "unet/config.json").read_text("utf-8"))
-    vae = json.loads((find_model(settings) / "vae/config.json").read_text("utf-8"))
-    side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
-    print(json.dumps(Contract(settings, (side, side)).schema()))
+    print(json.dumps(Contract(settings, own_size(model_folder(settings.model_dir))).schema()))
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
