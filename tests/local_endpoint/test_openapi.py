@@ -32,7 +32,9 @@ def test_what_it_promises_holds(served: Endpoint, tmp_path: Path) -> None:
             *("run", f"{served.base}/openapi.json"),
             *("-H", f"Authorization: Bearer {KEY}"),
             *("--checks", ",".join(CHECKS)),
-            *("--phases", "examples,coverage", "--workers", "4"),
+            # One worker: Python 3.11's ast.parse, which hypothesis uses, now and then fails when several threads
+            # are in it ("recursion depth mismatch", https://github.com/malthe/chameleon/issues/361).
+            *("--phases", "examples,coverage", "--workers", "1"),
             *("--generation-deterministic", "--continue-on-failure", "--no-color"),
         ],
         capture_output=True,
