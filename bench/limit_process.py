@@ -45,8 +45,9 @@ def time_forward(model: str, width: int, height: int, rows: int) -> float:
     """Seconds of a forward through `Networks.predict`, in a loop that does nothing else."""
     _, networks, _ = _load(model)
     torch.set_num_threads(reserve_cores())
-    inputs = _inputs(networks, width, height, rows)
-    _prepare(networks, width, height, rows)
+    shape = _shape(networks, width, height)
+    networks.prepare(rows, shape)  # as the warm-up does for the model's own size
+    inputs = networks.example_inputs(rows, shape)
     count = 1
     Networks.predict(networks, *inputs)  # that of `TimedNetworks` does more
     networks.settle()
@@ -64,7 +65,7 @@ def time_forward(model: str, width: int, height: int, rows: int) -> float:
 def time_steps(model: str, width: int, height: int, jobs: int) -> StepTimes:
     """How the steps of so many guided jobs divide that run at once and so share them, two rows each."""
     worker, networks, runner = _load(model)
-    worker.engine.call(lambda: _prepare(networks, width, height, 2 * jobs)).result()
+    worker.engine.call(lambda: networks.prepare(2 * jobs, _shape(networks, width, height))).result()
     networks.forwards.clear()
 
     async def run_all() -> None:
@@ -91,24 +92,9 @@ def time_steps(model: str, width: int, height: int, jobs: int) -> StepTimes:
     return step_times(networks.forwards, rows=2 * jobs)
 
 
-def _inputs(
-    networks: TimedNetworks, width: int, height: int, rows: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Noise of a size, halfway through, for `predict`."""
-    latents, timesteps, text, guidance = networks.example_inputs(rows)
-    scale = networks.pixels_per_latent
-    return (
-        torch.randn(rows, latents.shape[1], height // scale, width // scale, device=networks.device),
-        timesteps,
-        text,
-        guidance,
-    )
-
-
-def _prepare(networks: TimedNetworks, width: int, height: int, rows: int) -> None:
-    """As the warm-up does for the model's own size, where CUDA_GRAPHS or COMPILE ask for it."""
-    scale = networks.pixels_per_latent
-    networks.prepare(rows, (height // scale, width // scale))
+def _shape(networks: TimedNetworks, width: int, height: int) -> tuple[int, int]:
+    """Latent height and width."""
+    return height // networks.pixels_per_latent, width // networks.pixels_per_latent
 
 
 @cache

@@ -1,9 +1,11 @@
 """Where the model is and what its files say of it, without loading it or what loads it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["BAKED_MODEL", "EMBEDDED_MODEL", "model_folder", "own_size"]
+__all__ = ["BAKED_MODEL", "EMBEDDED_MODEL", "model_folder", "own_size", "pixels_per_latent", "trained_size"]
 
 BAKED_MODEL = Path("/opt/model")
 """Where the Dockerfile puts the model."""
@@ -23,9 +25,17 @@ def own_size(folder: Path) -> tuple[int, int]:
     Raises:
         OSError, ValueError, KeyError: its configuration is missing or broken.
     """
-    unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
-    vae = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
+    unet, vae = (json.loads((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
+    return trained_size(unet, vae)
+
+
+def trained_size(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int]:
+    """The same, from the two networks' configurations."""
     sample = unet["sample_size"]
     height, width = (sample, sample) if isinstance(sample, int) else sample
-    pixels_per_latent = 2 ** (len(vae["block_out_channels"]) - 1)
-    return width * pixels_per_latent, height * pixels_per_latent
+    return width * pixels_per_latent(vae), height * pixels_per_latent(vae)
+
+
+def pixels_per_latent(vae: Mapping[str, Any]) -> int:
+    """Pixels along one side of a latent, from the VAE's configuration."""
+    return int(2 ** (len(vae["block_out_channels"]) - 1))

@@ -20,6 +20,7 @@ from sdworker.engine.preparation import Means, preparation
 from sdworker.engine.prepared import Prepared
 from sdworker.engine.text import Tokens, load_text_encoder, load_tokenizer
 from sdworker.engine.vae import ComingImage, Posterior
+from sdworker.model_place import pixels_per_latent, trained_size
 
 __all__ = ["Networks"]
 
@@ -125,14 +126,12 @@ class Networks:
     @property
     def pixels_per_latent(self) -> int:
         """Pixels along one side of a latent; 8 for Stable Diffusion."""
-        return 2 ** (len(self._vae.config.block_out_channels) - 1)
+        return pixels_per_latent(self._vae.config)
 
     @property
     def default_size(self) -> tuple[int, int]:
         """Width and height, in pixels, that the model was trained for."""
-        size = self._unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return width * self.pixels_per_latent, height * self.pixels_per_latent
+        return trained_size(self._unet.config, self._vae.config)
 
     @property
     def default_shape(self) -> tuple[int, int]:
@@ -201,11 +200,8 @@ class Networks:
         Returns:
             [rows, 4, h/s, w/s] in float32: what the model predicts (noise, or velocity).
         """
-        condition = None
-        if guidance is not None:
-            condition = self._embed_guidance(guidance)
         forward = self._forward if self._prepared is None else self._prepared
-        return forward(latents.to(self.dtype), timesteps, text, condition).float()
+        return forward(latents.to(self.dtype), timesteps, text, self._condition(guidance)).float()
 
     @torch.inference_mode()
     def prepare(self, rows: int, shape: tuple[int, int] | None = None) -> None:
@@ -216,8 +212,7 @@ class Networks:
         """
         if self._prepared is not None:
             latents, timesteps, text, guidance = self.example_inputs(rows, shape)
-            condition = None if guidance is None else self._embed_guidance(guidance)
-            self._prepared.prepare(latents.to(self.dtype), timesteps, text, condition)
+            self._prepared.prepare(latents.to(self.dtype), timesteps, text, self._condition(guidance))
 
     @property
     def wants_preparing(self) -> bool:
@@ -272,7 +267,10 @@ class Networks:
         )[0]
         return output
 
-    def _embed_guidance(self, guidance: torch.Tensor) -> torch.Tensor:
+    def _condition(self, guidance: torch.Tensor | None) -> torch.Tensor | None:
+        """What a model that embeds the guidance scale is given of it."""
+        if guidance is None:
+            return None
         return _embed_guidance(guidance - 1.0, self._unet.config.time_cond_proj_dim).to(self.dtype)
 
     def _make_prepared(self, means: Means) -> Prepared | None:
