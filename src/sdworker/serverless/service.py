@@ -12,7 +12,7 @@ from runpod.serverless import register_fitness_check
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from sdworker.delivery import DeliveryError, result_bytes
-from sdworker.engine.errors import DeviceLost, EngineError
+from sdworker.engine.errors import EngineError, EngineLost
 from sdworker.engine.model_files import ModelError
 from sdworker.pictures import PictureError
 from sdworker.request import InputError
@@ -95,7 +95,7 @@ class Service:
             async with Progress(job_id, interval_ms=self._settings.progress_interval_ms) as progress:
                 output = await self._ready_worker.run(job, on_step=progress.update)
             self._check_size(job_id, output)
-        except DeviceLost as error:
+        except EngineLost as error:
             return {"error": str(error), "refresh_worker": True}
         except _USER_ERRORS as error:
             log.warning("job %s failed: %s", job_id, type(error).__name__)
