@@ -189,18 +189,24 @@ class Engine:
             images.exception()  # seen: asyncio need not warn that nobody looked
             raise
 
-    def close(self, *, finish: bool = True) -> None:
+    def close(self, *, finish: bool = True) -> bool:
         """Take nothing new, and end the thread.
 
         Args:
             finish: what was submitted first. Otherwise it fails, after the step at hand.
+
+        Returns:
+            Whether the thread has ended. It may not have, without `finish`, where a step takes seconds or a
+            forward is being compiled; Python must not end under a thread that computes, for then it aborts.
         """
         with self._door:
             self._closed = True
             self._finish = finish
             self._inbox.put(None)
+        self._learner.stop()
+        self._prober.shutdown(wait=finish)
         self._thread.join(None if finish else _STEP_AT_HAND_S)
-        self._prober.shutdown()
+        return not self._thread.is_alive()
 
     def _submit(self, item: Generation | Errand[Any]) -> None:
         with self._door:
@@ -350,7 +356,7 @@ class Engine:
         self._errand = None
 
     def _has_use_for_idle_time(self) -> bool:
-        return self._learner.has_more or self.networks.wants_preparing
+        return not self._closed and (self._learner.has_more or self.networks.wants_preparing)
 
     def _use_idle_time(self) -> None:
         """Do what can wait and is done in some tenths of a second; jobs need none of it."""
@@ -362,7 +368,8 @@ class Engine:
         except Exception as error:
             if is_fatal(error):
                 raise
-            log.warning("what steps cost could not be measured", exc_info=error)
+            if not self._closed:
+                log.warning("what steps cost could not be measured", exc_info=error)
 
     def _drop_cancelled(self) -> None:
         self._fail([one for one in self._generations if one.cancelled], EngineError("cancelled"))

@@ -2,7 +2,9 @@
 
 import atexit
 import logging
+import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -12,6 +14,7 @@ from runpod.serverless import register_fitness_check
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from sdworker.delivery import DeliveryError, result_bytes
+from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError, EngineLost
 from sdworker.engine.model_files import ModelError
 from sdworker.pictures import PictureError
@@ -70,8 +73,8 @@ class Service:
             ModelError, SettingsError: naming the file or the variable.
         """
         self._worker = build_worker(self._settings)
-        # A thread that still computes when Python ends, a calibration say, would have the process abort.
-        atexit.register(self._worker.engine.close, finish=False)
+        self._worker.engine.when_lost(_drain)
+        atexit.register(_end_with, self._worker.engine)
 
     async def warm_up(self) -> None:
         """The model draws."""
@@ -126,6 +129,29 @@ class Service:
                 'fewer or smaller images, or output_format "jpeg" or "webp", or have images uploaded: set '
                 "BUCKET_ENDPOINT_URL and its keys, or send s3Config with the job"
             )
+
+
+def _drain(_lost: EngineLost) -> None:
+    """Nothing is drawn here any more: take no new job, answer those there are, and end, for a fresh worker."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_with(engine: Engine) -> None:
+    """The process ends: the engine's thread before it, since Python aborts under one that still computes.
+
+    Where that takes too long, a compilation say, the process ends without Python's leave; with 1 if the engine is
+    lost or something was not caught.
+    """
+    has_ended = engine.close(finish=False)
+    failed = engine.lost is not None or getattr(sys, "last_value", None) is not None
+    if has_ended and engine.lost is None:
+        return
+    for child in multiprocessing.active_children():  # the SDK's pings, which Python would have ended
+        child.terminate()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(failed))
 
 
 def _sendable(text: str) -> str:
