@@ -46,8 +46,9 @@ ARG MODEL_CONFIG_FROM=""
 WORKDIR /build
 COPY models models
 COPY builder/*.py builder/
+COPY src/sdworker/__init__.py src/sdworker/model_layout.py src/sdworker/
 RUN --mount=type=secret,id=hf_token \
-    /opt/venv/bin/python -m builder.fetch_model "${MODEL_ID}" --revision "${MODEL_REVISION}" \
+    PYTHONPATH=src /opt/venv/bin/python -m builder.fetch_model "${MODEL_ID}" --revision "${MODEL_REVISION}" \
     --config-from "${MODEL_CONFIG_FROM}" --token-file /run/secrets/hf_token --out /opt/model
 
 COPY pyproject.toml README.md ./

@@ -1,6 +1,6 @@
 """How near the device's limit the UNet and the engine come, by picture size and rows.
 
-For each size and number of rows: a loop of bare forwards through `Networks.predict`; the steps of as many jobs at
+For each size and number of rows: a loop of bare forwards through `Model.denoise`; the steps of as many jobs at
 once, through the worker; and the share of the device's peak that the forward's counted arithmetic makes of either.
 An image with guidance is two rows, so a step of r rows is r/2 image-steps. The two loops have processes of their
 own and are run in turn, several rounds after one that is not counted.

@@ -16,8 +16,8 @@ import torch
 from bench.flops import flops_per_row
 from bench.forwards import StepTimes, step_times
 from bench.peak import Peak, find_peak
-from bench.timed_worker import TimedNetworks, build_timed_worker
-from sdworker.engine.networks import Networks
+from bench.timed_worker import TimedModel, build_timed_worker
+from sdworker.engine.networks.model import Model
 from sdworker.engine.processor import reserve_cores
 from sdworker.worker import Worker
 
@@ -30,7 +30,7 @@ _SECONDS_A_ROUND = 0.3
 
 def count_flops(model: str, width: int, height: int) -> int:
     """Of one row's forward at that size, in pixels."""
-    scale = _load(model)[1].pixels_per_latent
+    scale = _load(model)[1].autoencoder.pixels_per_latent
     return flops_per_row(Path(model), width // scale, height // scale)
 
 
@@ -42,19 +42,19 @@ def measure_peak(model: str) -> Peak:
 
 
 def time_forward(model: str, width: int, height: int, rows: int) -> float:
-    """Seconds of a forward through `Networks.denoise`, in a loop that does nothing else."""
+    """Seconds of a forward through `Model.denoise`, in a loop that does nothing else."""
     _, networks, _ = _load(model)
     torch.set_num_threads(reserve_cores())
     shape = _shape(networks, width, height)
     networks.prepare(rows, shape)  # as the warm-up does for the model's own size
     inputs = networks.example_input(rows, shape)
     count = 1
-    Networks.denoise(networks, inputs)  # that of `TimedNetworks` does more
+    Model.denoise(networks, inputs)  # that of `TimedModel` does more
     networks.settle()
     while True:
         began = time.perf_counter()
         for _ in range(count):
-            Networks.denoise(networks, inputs)
+            Model.denoise(networks, inputs)
         networks.settle()
         seconds = time.perf_counter() - began
         if seconds > _SECONDS_A_ROUND / 2:
@@ -92,13 +92,13 @@ def time_steps(model: str, width: int, height: int, jobs: int) -> StepTimes:
     return step_times(networks.forwards, rows=2 * jobs)
 
 
-def _shape(networks: TimedNetworks, width: int, height: int) -> tuple[int, int]:
+def _shape(networks: TimedModel, width: int, height: int) -> tuple[int, int]:
     """Latent height and width."""
-    return height // networks.pixels_per_latent, width // networks.pixels_per_latent
+    return height // networks.autoencoder.pixels_per_latent, width // networks.autoencoder.pixels_per_latent
 
 
 @cache
-def _load(model: str) -> tuple[Worker, TimedNetworks, asyncio.Runner]:
+def _load(model: str) -> tuple[Worker, TimedModel, asyncio.Runner]:
     """A worker that batches whatever it is given."""
     worker, networks = build_timed_worker(model, max_rows=1024, max_pixels=2048 * 2048)
     return worker, networks, asyncio.Runner()

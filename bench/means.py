@@ -115,7 +115,7 @@ def _child() -> None:
     from sdworker.startup import build_worker
 
     engine = build_worker(load_settings()).engine
-    networks = engine.networks
+    networks = engine.model
 
     def median_ms(call: Callable[[], object]) -> float:
         return 1000 * statistics.median(time_call(networks.device, call, _REPEATS))
@@ -127,8 +127,10 @@ def _child() -> None:
             f"{rows} rows": median_ms(partial(networks.denoise, networks.example_input(rows)))
             for rows in _ROWS
         }
-        latents = torch.randn(1, networks.latent_channels, *networks.default_shape).to(networks.device)
-        return {**times, "decode": median_ms(lambda: networks.decode(latents).pixels())}
+        latents = torch.randn(1, networks.autoencoder.latent_channels, *networks.default_shape).to(
+            networks.device
+        )
+        return {**times, "decode": median_ms(lambda: networks.autoencoder.decode(latents).pixels())}
 
     print(json.dumps(engine.call(measure).result()))
 

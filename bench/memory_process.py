@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.timed_worker import TimedNetworks, build_timed_worker
+from bench.timed_worker import TimedModel, build_timed_worker
 from bench.usage import Usage, forget_peak, peak_bytes, used_bytes
 from sdworker.engine.errors import EngineError
 from sdworker.worker import Worker
@@ -54,7 +54,7 @@ def draw(model: str, kind: str, width: int, height: int, images: int, limit_byte
 
 
 @cache
-def _load(model: str, limit_bytes: int | None) -> tuple[Worker, TimedNetworks, int]:
+def _load(model: str, limit_bytes: int | None) -> tuple[Worker, TimedModel, int]:
     """A worker that has drawn nothing yet, not even to warm up, and its memory."""
     if limit_bytes is not None:
         total = torch.cuda.get_device_properties(0).total_memory

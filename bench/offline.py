@@ -42,7 +42,7 @@ def main() -> None:
 
 
 async def _draw(engine: Engine, images: int, steps: Sequence[int]) -> None:
-    width, height = engine.networks.default_size
+    width, height = engine.model.default_size
     await asyncio.gather(
         *(
             engine.draw(

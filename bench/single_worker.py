@@ -14,9 +14,9 @@ import torch
 import sdworker.worker
 from bench.forwards import step_times
 from bench.laps import Laps
-from bench.timed_worker import TimedNetworks, build_timed_worker
+from bench.timed_worker import TimedModel, build_timed_worker
 from sdworker.delivery import Delivery
-from sdworker.engine.vae import ComingImage
+from sdworker.engine.networks.autoencoder import Autoencoder, ComingImage
 from sdworker.pictures import encode_image
 from sdworker.request import Contract, Request
 from sdworker.worker import Worker
@@ -47,15 +47,22 @@ def draw(model: str, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class _Networks(TimedNetworks):
+class _Model(TimedModel):
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.autoencoder = _Autoencoder(parts["vae"], device=self.device, dtype=self.dtype)
+
     def encode_text(self, prompt: str) -> torch.Tensor:
         embedding = super().encode_text(prompt)
         self.settle()
         _LAPS.lap("text")
         return embedding
 
+
+class _Autoencoder(Autoencoder):
     def decode(self, latents: torch.Tensor) -> ComingImage:
-        self.settle()
+        if latents.is_cuda:
+            torch.cuda.synchronize()
         _LAPS.lap("denoise")
         image = super().decode(latents)
         image.pixels()
@@ -84,12 +91,12 @@ def _encode_image(*arguments: Any, **options: Any) -> bytes:
 
 
 @cache
-def _load(model: str) -> tuple[Worker, TimedNetworks, asyncio.Runner]:
+def _load(model: str) -> tuple[Worker, TimedModel, asyncio.Runner]:
     """Started as for the platform, warm-up and all, with one event loop for every job."""
     patch.multiple(
         sdworker.worker, Contract=_Contract, Delivery=_Delivery, encode_image=_encode_image
     ).start()
-    worker, networks = build_timed_worker(model, _Networks)
+    worker, networks = build_timed_worker(model, _Model)
     runner = asyncio.Runner()
     runner.run(worker.warm_up())
     runner.run(worker.engine.calibrate())  # or it would be done while the other side is measured

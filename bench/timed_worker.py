@@ -1,4 +1,4 @@
-"""The worker as `build_worker` makes it, with networks that note when the UNet ran."""
+"""The worker as `build_worker` makes it, with a model that notes when the UNet ran."""
 
 import logging
 from pathlib import Path
@@ -9,16 +9,18 @@ import torch
 
 from bench.forwards import Forward, instant
 from sdworker import startup
-from sdworker.engine.networks import Networks
+from sdworker.engine.model_files import check_model_folder
+from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
+from sdworker.engine.networks.model import Loading
 from sdworker.engine.unet_input import UNetInput
 from sdworker.settings import Settings
 from sdworker.worker import Worker
 
-__all__ = ["TimedNetworks", "build_timed_worker"]
+__all__ = ["TimedModel", "build_timed_worker"]
 
 
-class TimedNetworks(Networks):
-    """The real networks; `forwards` lists every UNet forward that succeeded."""
+class TimedModel(StableDiffusion):
+    """The real model; `forwards` lists every UNet forward that succeeded."""
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
@@ -37,16 +39,20 @@ class TimedNetworks(Networks):
 
 
 def build_timed_worker(
-    model: str, kind: type[TimedNetworks] = TimedNetworks, **settings: Any
-) -> tuple[Worker, TimedNetworks]:
-    """A worker for the model's folder and its networks; `settings` go before the environment's.
+    model: str, kind: type[TimedModel] = TimedModel, **settings: Any
+) -> tuple[Worker, TimedModel]:
+    """A worker for the model's folder and its model; `settings` go before the environment's.
 
     Raises:
         ModelError, SettingsError: as from `build_worker`.
     """
     logging.getLogger("sdworker").setLevel(logging.WARNING)  # a line a job would tear the tables apart
-    with patch.object(startup, "Networks", kind):
+
+    def load_model(folder: Path, loading: Loading) -> TimedModel:
+        return kind.load(check_model_folder(folder), loading)
+
+    with patch.object(startup, "load_model", load_model):
         worker = startup.build_worker(Settings(model_dir=Path(model), **settings))
-    networks = worker.engine.networks
-    assert isinstance(networks, TimedNetworks)
-    return worker, networks
+    timed = worker.engine.model
+    assert isinstance(timed, TimedModel)
+    return worker, timed

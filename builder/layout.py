@@ -9,47 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import FetchError
+from sdworker.model_layout import INDEX, STABLE_DIFFUSION, layout_of
 
 __all__ = ["COMPONENTS", "INDEX", "Plan", "clean_index", "plan_files"]
 
-INDEX = "model_index.json"
+COMPONENTS = STABLE_DIFFUSION.parts
 
 _SUPPORTED = "Stable Diffusion 1.x and 2.x for text to image, and their 9-channel inpainting models"
-# Pipelines made of the same components: what is done with them is the worker's affair.
-_PIPELINES = (
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "LatentConsistencyModelPipeline",
-)
 _LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
-_TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-
-
-@dataclass(frozen=True)
-class Component:
-    """One part of a pipeline: the classes it may be, its configuration files, its weights' base name."""
-
-    classes: tuple[str, ...]
-    configs: tuple[str, ...]
-    weights: str | None = None
-
-
-COMPONENTS: Mapping[str, Component] = {
-    "scheduler": Component((), ("scheduler_config.json",)),
-    "text_encoder": Component(("CLIPTextModel",), ("config.json",), "model"),
-    "tokenizer": Component(("CLIPTokenizer", "CLIPTokenizerFast"), _TOKENIZER_FILES),
-    "unet": Component(("UNet2DConditionModel",), ("config.json",), "diffusion_pytorch_model"),
-    "vae": Component(("AutoencoderKL",), ("config.json",), "diffusion_pytorch_model"),
-}
 
 
 @dataclass(frozen=True)
@@ -106,7 +74,7 @@ def clean_index(index: Mapping[str, Any], *, unet_channels: int) -> dict[str, An
 
 def _check_pipeline(index: Mapping[str, Any]) -> None:
     pipeline = index.get("_class_name")
-    if pipeline not in _PIPELINES:
+    if layout_of(pipeline) is not STABLE_DIFFUSION:
         raise FetchError(f"this is a {pipeline}, which the worker cannot run; supported: {_SUPPORTED}")
     for folder, component in COMPONENTS.items():
         library, name = (*(index.get(folder) or (None, None)), None)[:2]

@@ -27,7 +27,7 @@ def test_it_holds_what_fills_a_batch_and_a_quarter_more_at_least_two_or_what_it_
 
 async def test_warming_up_measures_how_many_rows_share_a_step(model: Path) -> None:
     worker = build_worker(Settings(model_dir=model))
-    costs, shape = worker.engine.costs, worker.engine.networks.default_shape
+    costs, shape = worker.engine.costs, worker.engine.model.default_shape
     assumed = costs.seconds(2, shape)
     await worker.warm_up()
     async with asyncio.timeout(30):

@@ -11,8 +11,9 @@ import torch
 
 from sdworker.engine.engine import Engine
 from sdworker.engine.model_files import ModelError
-from sdworker.engine.networks import Networks
-from sdworker.engine.preparation import Means
+from sdworker.engine.networks.families import load_model
+from sdworker.engine.networks.model import Loading
+from sdworker.engine.networks.preparation import Means
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
 from sdworker.model_place import model_folder
 from sdworker.settings import Attention, Device, Precision, Settings, SettingsError
@@ -43,22 +44,24 @@ def build_worker(settings: Settings) -> Worker:
     if settings.compile:
         _keep_compiled(settings.compile_cache_dir)
     began = time.perf_counter()
-    networks = Networks.load(
+    model = load_model(
         folder,
-        device=device,
-        dtype=dtype,
-        xformers=settings.attention is Attention.XFORMERS,
-        channels_last=settings.channels_last,
-        means=Means(
-            cuda_graphs=settings.cuda_graphs,
-            compiled=settings.compile,
-            fp16_accumulation=settings.fp16_accumulation,
+        Loading(
+            device=device,
+            dtype=dtype,
+            xformers=settings.attention is Attention.XFORMERS,
+            channels_last=settings.channels_last,
+            means=Means(
+                cuda_graphs=settings.cuda_graphs,
+                compiled=settings.compile,
+                fp16_accumulation=settings.fp16_accumulation,
+            ),
         ),
     )
     log.info("loaded in %.2f s", time.perf_counter() - began)
     memory_mb = settings.drawing_memory_mb
     engine = Engine(
-        networks,
+        model,
         max_rows=settings.max_rows,
         threads=threads,
         memory_bytes=None if memory_mb is None else memory_mb * 2**20,

@@ -32,7 +32,7 @@ class Worker:
     """Turns jobs into images. Holds no state of any job."""
 
     def __init__(self, settings: Settings, engine: Engine, *, model_name: str) -> None:
-        self.contract = Contract(settings, engine.networks.default_size)
+        self.contract = Contract(settings, engine.model.default_size)
         self.engine = engine
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)

@@ -11,7 +11,8 @@ from bench import random_model
 from bench.random_model import SD15, Architecture, find_model, write_random_model
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.networks import Networks
+from sdworker.engine.networks.families import load_model
+from sdworker.engine.networks.model import Loading
 
 TINY = Architecture(
     unet={
@@ -45,8 +46,7 @@ def test_it_is_drawn_with_as_any_model_is_and_is_always_the_same(tmp_path: Path)
         assert (tmp_path / "one" / weights).read_bytes() == (tmp_path / "other" / weights).read_bytes()
         tensors = load_file(tmp_path / "one" / weights).values()
         assert {tensor.dtype for tensor in tensors} == {torch.float16}
-    networks = Networks.load(tmp_path / "one", device=torch.device("cpu"), dtype=torch.float32)
-    engine = Engine(networks, max_rows=2)
+    engine = Engine(load_model(tmp_path / "one", Loading(torch.device("cpu"), torch.float32)), max_rows=2)
     drawing = Drawing(
         prompt="a red apple",
         negative_prompt="",

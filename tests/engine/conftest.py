@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import numpy as np
@@ -12,19 +12,28 @@ from PIL import Image
 
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.networks import Networks
+from sdworker.engine.model_files import check_model_folder
+from sdworker.engine.networks.autoencoder import Autoencoder, ComingImage
+from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
+from sdworker.engine.networks.model import Loading, Model
 from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.tables import make_scheduler
-from sdworker.engine.vae import ComingImage
 
 CPU = torch.device("cpu")
 
+M = TypeVar("M", bound=Model)
 
-class RecordingNetworks(Networks):
-    """The real networks; remembers the finished latents that each decoded image came from."""
 
-    def __init__(self, **parts: Any) -> None:
-        super().__init__(**parts)
+def load(kind: type[M], folder: Path, device: torch.device = CPU, **options: Any) -> M:
+    """A model as `load_model` loads it, of a class that a test made."""
+    return kind.load(check_model_folder(folder), Loading(device, **{"dtype": torch.float32, **options}))
+
+
+class RecordingAutoencoder(Autoencoder):
+    """The real one; remembers the finished latents that each decoded image came from."""
+
+    def __init__(self, vae: Any, **placed: Any) -> None:
+        super().__init__(vae, **placed)
         self.decoded: list[tuple[np.ndarray, torch.Tensor]] = []
 
     def decode(self, latents: torch.Tensor) -> ComingImage:
@@ -35,6 +44,20 @@ class RecordingNetworks(Networks):
     def latents_of(self, image: np.ndarray) -> torch.Tensor:
         """The latents [1, 4, h, w] of an image that `decode` returned."""
         return next(latents for decoded, latents in self.decoded if np.shares_memory(decoded, image))
+
+
+class RecordingModel(StableDiffusion):
+    """The real model with an autoencoder that remembers."""
+
+    autoencoder: RecordingAutoencoder
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.autoencoder = RecordingAutoencoder(parts["vae"], device=self.device, dtype=self.dtype)
+
+    def latents_of(self, image: np.ndarray) -> torch.Tensor:
+        """The latents [1, 4, h, w] of an image that it decoded."""
+        return self.autoencoder.latents_of(image)
 
 
 class Reference:
@@ -77,14 +100,12 @@ class Reference:
 
 
 @pytest.fixture(scope="session")
-def networks(model: Path) -> RecordingNetworks:
-    loaded = RecordingNetworks.load(model, device=CPU, dtype=torch.float32)
-    assert isinstance(loaded, RecordingNetworks)
-    return loaded
+def networks(model: Path) -> RecordingModel:
+    return load(RecordingModel, model)
 
 
 @pytest.fixture(scope="session")
-def engine(networks: RecordingNetworks) -> Iterator[Engine]:
+def engine(networks: RecordingModel) -> Iterator[Engine]:
     engine = Engine(networks, max_rows=16)
     yield engine
     engine.close()

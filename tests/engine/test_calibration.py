@@ -9,15 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdworker.engine import calibration, cost_learner
-from sdworker.engine.calibration import Calibration
-from sdworker.engine.cost_learner import CostLearner
+from sdworker.engine.costs import calibration
+from sdworker.engine.costs import learner as cost_learner
+from sdworker.engine.costs.calibration import Calibration, Measurable
+from sdworker.engine.costs.learner import CostLearner
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
-from sdworker.engine.networks import Networks
+from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
 from sdworker.engine.unet_input import UNetInput
-from tests.engine.conftest import RecordingNetworks
+from tests.engine.conftest import RecordingModel
 
 SHAPE = (16, 16)
 DRAWING = Drawing(
@@ -32,24 +33,24 @@ DRAWING = Drawing(
 )
 
 
-class TimedNetworks(Networks):
-    """Networks whose forwards take no time but on their own clock: `seconds(rows)`."""
+class TimedModel(StableDiffusion):
+    """A model whose forwards take no time but on their own clock: `seconds(rows)`."""
 
     clock = 0.0
     sizes: list[int]
 
-    def __init__(self, networks: Networks, seconds: Callable[[int], float]) -> None:
-        vars(self).update(vars(networks))
+    def __init__(self, model: StableDiffusion, seconds: Callable[[int], float]) -> None:
+        vars(self).update(vars(model))
         self.sizes = []
         self._seconds = seconds
 
     def denoise(self, inputs: UNetInput) -> torch.Tensor:
         self.sizes.append(inputs.rows)
-        TimedNetworks.clock += self._seconds(inputs.rows)
+        TimedModel.clock += self._seconds(inputs.rows)
         return inputs.latents
 
 
-def calibrate(networks: Networks, *, largest: int, only_worthwhile: bool) -> Calibration:
+def calibrate(networks: Measurable, *, largest: int, only_worthwhile: bool) -> Calibration:
     result = Calibration(networks, largest=largest, only_worthwhile=only_worthwhile, stop=threading.Event())
     while not result.done:
         result.measure_next()
@@ -58,18 +59,18 @@ def calibrate(networks: Networks, *, largest: int, only_worthwhile: bool) -> Cal
 
 @pytest.fixture
 def timed(
-    networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Callable[[int], float]], TimedNetworks]:
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: TimedNetworks.clock)
-    return lambda seconds: TimedNetworks(networks, seconds)
+    networks: RecordingModel, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[int], float]], TimedModel]:
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: TimedModel.clock)
+    return lambda seconds: TimedModel(networks, seconds)
 
 
-def test_it_stops_where_twice_the_rows_are_not_worth_it(timed: Callable[..., TimedNetworks]) -> None:
+def test_it_stops_where_twice_the_rows_are_not_worth_it(timed: Callable[..., TimedModel]) -> None:
     result = calibrate(timed(lambda rows: max(0.01, 0.002 * rows)), largest=64, only_worthwhile=True)
     assert result.seconds == pytest.approx({2: 0.01, 4: 0.01, 8: 0.016, 16: 0.032})
 
 
-def test_one_bad_look_at_the_deciding_size_is_looked_at_again(timed: Callable[..., TimedNetworks]) -> None:
+def test_one_bad_look_at_the_deciding_size_is_looked_at_again(timed: Callable[..., TimedModel]) -> None:
     looks: list[int] = []
 
     def seconds(rows: int) -> float:
@@ -82,12 +83,12 @@ def test_one_bad_look_at_the_deciding_size_is_looked_at_again(timed: Callable[..
     assert max(result.seconds) == 32
 
 
-def test_told_how_many_rows_it_measures_up_to_them(timed: Callable[..., TimedNetworks]) -> None:
+def test_told_how_many_rows_it_measures_up_to_them(timed: Callable[..., TimedModel]) -> None:
     result = calibrate(timed(lambda rows: 0.002 * rows), largest=12, only_worthwhile=False)
     assert list(result.seconds) == [2, 4, 8, 12]
 
 
-def test_a_slow_model_is_not_measured_for_minutes(timed: Callable[..., TimedNetworks]) -> None:
+def test_a_slow_model_is_not_measured_for_minutes(timed: Callable[..., TimedModel]) -> None:
     networks = timed(lambda rows: 10.0)
     result = calibrate(networks, largest=64, only_worthwhile=True)
     assert result.seconds == pytest.approx({2: 10.0})
@@ -95,7 +96,7 @@ def test_a_slow_model_is_not_measured_for_minutes(timed: Callable[..., TimedNetw
 
 
 def test_a_size_that_does_not_fit_into_memory_ends_it_and_the_last_that_did_is_the_limit(
-    timed: Callable[..., TimedNetworks],
+    timed: Callable[..., TimedModel],
 ) -> None:
     def seconds(rows: int) -> float:
         if rows > 8:
@@ -109,7 +110,7 @@ def test_a_size_that_does_not_fit_into_memory_ends_it_and_the_last_that_did_is_t
 
 
 async def test_the_engine_takes_its_limit_from_what_was_measured(
-    timed: Callable[..., TimedNetworks],
+    timed: Callable[..., TimedModel],
 ) -> None:
     engine = Engine(timed(lambda rows: max(0.01, 0.002 * rows)))
     await engine.calibrate()
@@ -124,7 +125,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_with_nothing_to_draw_it_is_done_meanwhile(timed: Callable[..., TimedNetworks]) -> None:
+async def test_with_nothing_to_draw_it_is_done_meanwhile(timed: Callable[..., TimedModel]) -> None:
     engine = Engine(timed(lambda rows: max(0.01, 0.002 * rows)))
     engine.calibrate_when_idle()
     await until(lambda: engine.batch_rows == 8)
@@ -132,7 +133,7 @@ async def test_with_nothing_to_draw_it_is_done_meanwhile(timed: Callable[..., Ti
 
 
 async def test_a_drawing_that_comes_meanwhile_goes_between_two_numbers_of_rows(
-    networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch
+    networks: RecordingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second number of rows is held up; a drawing that came by then is done before there is a third."""
     measured: list[int] = []
@@ -161,7 +162,7 @@ async def test_a_drawing_that_comes_meanwhile_goes_between_two_numbers_of_rows(
 
 
 async def test_where_there_is_always_something_to_draw_it_is_done_between_steps(
-    networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch
+    networks: RecordingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost_learner, "_FIRST_DUE_S", 0.0)
     monkeypatch.setattr(cost_learner, "_NEXT_DUE_S", 0.0)
@@ -177,7 +178,7 @@ async def test_where_there_is_always_something_to_draw_it_is_done_between_steps(
 
 
 async def test_one_that_fails_leaves_what_was_assumed_and_draws(
-    networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    networks: RecordingModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(self: Calibration, rows: int) -> float:
         raise RuntimeError("no clock")
@@ -192,7 +193,7 @@ async def test_one_that_fails_leaves_what_was_assumed_and_draws(
     engine.close()
 
 
-async def test_what_did_not_fit_before_it_is_not_forgotten_by_it(timed: Callable[..., TimedNetworks]) -> None:
+async def test_what_did_not_fit_before_it_is_not_forgotten_by_it(timed: Callable[..., TimedModel]) -> None:
     engine = Engine(timed(lambda rows: 0.01))
     engine.costs.remember_lack_of_memory(SHAPE, 4)
     await engine.calibrate()
@@ -200,7 +201,7 @@ async def test_what_did_not_fit_before_it_is_not_forgotten_by_it(timed: Callable
     engine.close()
 
 
-async def test_closing_waits_for_the_forward_at_hand_alone(networks: RecordingNetworks) -> None:
+async def test_closing_waits_for_the_forward_at_hand_alone(networks: RecordingModel) -> None:
     """A number of rows takes seven forwards on a quiet machine; on a busy one they may be seconds each."""
     in_a_forward, may_go_on = threading.Event(), threading.Event()
     forwards: list[int] = []
@@ -212,7 +213,7 @@ async def test_closing_waits_for_the_forward_at_hand_alone(networks: RecordingNe
             may_go_on.wait()
         return 1e-9
 
-    engine = Engine(TimedNetworks(networks, seconds))
+    engine = Engine(TimedModel(networks, seconds))
     engine.calibrate_when_idle()
     await asyncio.to_thread(in_a_forward.wait)
     closing = asyncio.create_task(asyncio.to_thread(engine.close, finish=False))
@@ -230,7 +231,7 @@ class TestTheSecondTime:
         return now
 
     def test_it_measures_again_after_a_minute_and_the_better_times_count(
-        self, timed: Callable[..., TimedNetworks], now: list[float]
+        self, timed: Callable[..., TimedModel], now: list[float]
     ) -> None:
         disturbed = True
         learner = CostLearner(
@@ -247,7 +248,7 @@ class TestTheSecondTime:
         assert learner.costs.seconds(2, SHAPE) == pytest.approx(0.02)
         assert learner.costs.seconds(8, SHAPE) == pytest.approx(0.032)
 
-    def test_twice_is_enough(self, timed: Callable[..., TimedNetworks], now: list[float]) -> None:
+    def test_twice_is_enough(self, timed: Callable[..., TimedModel], now: list[float]) -> None:
         learner = CostLearner(timed(lambda rows: 0.01), max_rows=2)
         learner.learn_all()
         now[0] += 61
@@ -257,7 +258,7 @@ class TestTheSecondTime:
         assert not learner.has_more
 
     def test_what_there_is_to_draw_gives_way_to_it_the_first_time_only_and_after_a_while(
-        self, timed: Callable[..., TimedNetworks], now: list[float]
+        self, timed: Callable[..., TimedModel], now: list[float]
     ) -> None:
         learner = CostLearner(timed(lambda rows: 0.01), max_rows=4)
         assert not learner.is_overdue()
@@ -275,14 +276,14 @@ class TestTheSecondTime:
         assert not learner.is_overdue()
 
 
-async def test_the_setting_overrides_what_was_measured(timed: Callable[..., TimedNetworks]) -> None:
+async def test_the_setting_overrides_what_was_measured(timed: Callable[..., TimedModel]) -> None:
     engine = Engine(timed(lambda rows: 0.01), max_rows=6)
     await engine.calibrate()
     assert engine.batch_rows == 6
     engine.close()
 
 
-async def test_a_model_that_does_not_run_is_an_error_not_a_hang(timed: Callable[..., TimedNetworks]) -> None:
+async def test_a_model_that_does_not_run_is_an_error_not_a_hang(timed: Callable[..., TimedModel]) -> None:
     def seconds(rows: int) -> float:
         raise RuntimeError("no kernel")
 
@@ -295,7 +296,7 @@ async def test_a_model_that_does_not_run_is_an_error_not_a_hang(timed: Callable[
 
 
 async def test_one_that_nobody_waits_for_any_more_does_not_end_the_engine(
-    timed: Callable[..., TimedNetworks],
+    timed: Callable[..., TimedModel],
 ) -> None:
     engine = Engine(timed(lambda rows: 0.01))
     may_go_on = threading.Event()
@@ -310,7 +311,7 @@ async def test_one_that_nobody_waits_for_any_more_does_not_end_the_engine(
     engine.close()
 
 
-async def test_the_real_model_is_measured_for_real(networks: RecordingNetworks) -> None:
+async def test_the_real_model_is_measured_for_real(networks: RecordingModel) -> None:
     engine = Engine(networks, max_rows=4)
     await engine.calibrate()
     assert 0 < engine.costs.seconds(2, SHAPE) <= engine.costs.seconds(4, SHAPE)

@@ -17,12 +17,13 @@ from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import DeviceLost, EngineError, EngineLost
 from sdworker.engine.generation import Generation, table_for
-from sdworker.engine.networks import Networks
+from sdworker.engine.networks.autoencoder import ComingImage
+from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
+from sdworker.engine.networks.model import Model
 from sdworker.engine.tables import SamplerTables, Table
 from sdworker.engine.unet_input import UNetInput
-from sdworker.engine.vae import ComingImage
 
-from .conftest import CPU
+from .conftest import CPU, load
 
 PLAIN = Drawing(
     prompt="a red apple",
@@ -37,8 +38,8 @@ PLAIN = Drawing(
 LONG = replace(PLAIN, steps=400, sampler="DDIM")
 
 
-class TamperedNetworks(Networks):
-    """The real networks with a fault put between them and the engine.
+class TamperedModel(StableDiffusion):
+    """The real model with a fault put between them and the engine.
 
     Attributes:
         batches: rows and latent size of every UNet forward.
@@ -72,21 +73,19 @@ class TamperedNetworks(Networks):
 
 
 @pytest.fixture(scope="module")
-def loaded(model: Path) -> TamperedNetworks:
-    networks = TamperedNetworks.load(model, device=CPU, dtype=torch.float32)
-    assert isinstance(networks, TamperedNetworks)
-    return networks
+def loaded(model: Path) -> TamperedModel:
+    return load(TamperedModel, model)
 
 
 @pytest.fixture
-def networks(loaded: TamperedNetworks) -> TamperedNetworks:
+def networks(loaded: TamperedModel) -> TamperedModel:
     loaded.batches.clear()
     loaded.fault = None
     return loaded
 
 
 @pytest.fixture
-def engine(networks: TamperedNetworks) -> Iterator[Engine]:
+def engine(networks: TamperedModel) -> Iterator[Engine]:
     engine = Engine(networks, max_rows=8)
     yield engine
     engine.close()
@@ -105,7 +104,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 class TestSharing:
     async def test_jobs_that_wait_together_share_their_steps(
-        self, engine: Engine, networks: TamperedNetworks
+        self, engine: Engine, networks: TamperedModel
     ) -> None:
         await asyncio.gather(*(engine.draw(replace(PLAIN, seeds=(i,))) for i in range(4)))
         # Four jobs of four steps alone would be sixteen forwards; the first may have started by itself.
@@ -113,14 +112,14 @@ class TestSharing:
         assert max(rows for rows, _ in networks.batches) == 8
 
     async def test_no_forward_has_more_rows_than_the_limit(
-        self, engine: Engine, networks: TamperedNetworks
+        self, engine: Engine, networks: TamperedModel
     ) -> None:
         images = await engine.draw(replace(PLAIN, seeds=tuple(range(11))))
         assert len(images) == 11
         assert max(rows for rows, _ in networks.batches) == 8
 
     async def test_sizes_that_differ_do_not_share_a_step_nor_swap_at_every_one(
-        self, engine: Engine, networks: TamperedNetworks
+        self, engine: Engine, networks: TamperedModel
     ) -> None:
         first = asyncio.create_task(engine.draw(replace(LONG, steps=60)))
         second = asyncio.create_task(engine.draw(replace(LONG, steps=60, width=96)))
@@ -171,7 +170,7 @@ class TestImagesOnTheirWay:
     def late(self, monkeypatch: pytest.MonkeyPatch) -> LateMark:
         """Passes for the images, as if a CUDA device still had to bring them."""
         late = LateMark()
-        monkeypatch.setattr("sdworker.engine.networks.mark", lambda _device: late)
+        monkeypatch.setattr("sdworker.engine.networks.autoencoder.mark", lambda _device: late)
         return late
 
     async def test_nobody_steps_later_for_them(self, engine: Engine, late: LateMark) -> None:
@@ -197,7 +196,7 @@ class TestImagesOnTheirWay:
         assert late.passed.is_set()
 
     async def test_a_device_that_is_lost_meanwhile_fails_them_and_everything(
-        self, networks: TamperedNetworks, late: LateMark
+        self, networks: TamperedModel, late: LateMark
     ) -> None:
         engine = Engine(networks, max_rows=8)
         late.fault = RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -208,10 +207,10 @@ class TestImagesOnTheirWay:
 
 class TestIdleTime:
     async def test_it_goes_into_preparing_forwards_until_none_is_wanted(
-        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+        self, networks: TamperedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wanted = ["one", "another"]
-        monkeypatch.setattr(TamperedNetworks, "wants_preparing", property(lambda _self: bool(wanted)))
+        monkeypatch.setattr(TamperedModel, "wants_preparing", property(lambda _self: bool(wanted)))
         monkeypatch.setattr(networks, "prepare_wanted", wanted.pop)
         engine = Engine(networks, max_rows=8)
         assert len(await engine.draw(PLAIN)) == 1
@@ -222,7 +221,7 @@ class TestIdleTime:
         engine.close()
 
     async def test_a_device_that_is_lost_in_it_fails_what_comes(
-        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+        self, networks: TamperedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         tried = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -231,7 +230,7 @@ class TestIdleTime:
             loop.call_soon_threadsafe(tried.set)
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-        monkeypatch.setattr(TamperedNetworks, "wants_preparing", True)
+        monkeypatch.setattr(TamperedModel, "wants_preparing", True)
         monkeypatch.setattr(networks, "prepare_wanted", die)
         engine = Engine(networks, max_rows=8)
         await tried.wait()
@@ -242,7 +241,7 @@ class TestIdleTime:
 
 class TestCancelling:
     async def test_a_cancelled_drawing_is_gone_before_its_caller_is(
-        self, engine: Engine, networks: TamperedNetworks
+        self, engine: Engine, networks: TamperedModel
     ) -> None:
         started = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -267,7 +266,7 @@ class TestCancelling:
         assert len(await staying) == 1
 
     async def test_a_drawing_cancelled_before_it_began_never_begins(
-        self, engine: Engine, networks: TamperedNetworks
+        self, engine: Engine, networks: TamperedModel
     ) -> None:
         task = asyncio.create_task(engine.draw(PLAIN))
         await asyncio.sleep(0)
@@ -277,7 +276,7 @@ class TestCancelling:
 
 
 class TestFaults:
-    async def test_a_failing_drawing_fails_alone(self, engine: Engine, networks: TamperedNetworks) -> None:
+    async def test_a_failing_drawing_fails_alone(self, engine: Engine, networks: TamperedModel) -> None:
         def explode(_latents: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("boom in /secret/path")
 
@@ -292,7 +291,7 @@ class TestFaults:
         assert "secret" not in str(results[1])
 
     async def test_not_a_number_names_the_likely_cause_and_spares_the_others(
-        self, engine: Engine, networks: TamperedNetworks
+        self, engine: Engine, networks: TamperedModel
     ) -> None:
         networks.spoil("black", lambda latents: latents * float("nan"))
         results: list[Any] = await asyncio.gather(
@@ -304,7 +303,7 @@ class TestFaults:
         assert isinstance(good, list)
 
     async def test_a_batch_too_large_for_memory_is_halved_and_no_job_fails(
-        self, engine: Engine, networks: TamperedNetworks
+        self, engine: Engine, networks: TamperedModel
     ) -> None:
         def only_three_rows(latents: torch.Tensor, _text: torch.Tensor) -> torch.Tensor:
             if len(latents) > 3:
@@ -319,23 +318,23 @@ class TestFaults:
         assert {rows for rows, _ in networks.batches[failed_before:]} <= {1, 2, 3}
 
     async def test_a_decode_too_large_for_memory_is_tried_again_with_what_can_be_freed(
-        self, engine: Engine, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+        self, engine: Engine, networks: TamperedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         freed: list[bool] = []
-        decode = networks.decode
+        decode = networks.autoencoder.decode
 
         def only_when_freed(latents: torch.Tensor) -> ComingImage:
             if not freed:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return decode(latents)
 
-        monkeypatch.setattr(networks, "decode", only_when_freed)
+        monkeypatch.setattr(networks.autoencoder, "decode", only_when_freed)
         monkeypatch.setattr(networks, "free_memory", lambda: freed.append(True))
         assert len(await engine.draw(PLAIN)) == 1
         assert freed == [True]
 
     async def test_one_row_too_large_for_memory_says_what_to_ask_for(
-        self, engine: Engine, networks: TamperedNetworks
+        self, engine: Engine, networks: TamperedModel
     ) -> None:
         def nothing_fits(_latents: torch.Tensor, _text: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -346,7 +345,7 @@ class TestFaults:
         networks.fault = None
         assert len(await engine.draw(PLAIN)) == 1
 
-    async def test_a_lost_device_fails_everything_for_good(self, networks: TamperedNetworks) -> None:
+    async def test_a_lost_device_fails_everything_for_good(self, networks: TamperedModel) -> None:
         engine = Engine(networks, max_rows=8)
 
         def die(_latents: torch.Tensor) -> torch.Tensor:
@@ -363,7 +362,7 @@ class TestFaults:
         engine.close()
 
     async def test_a_defect_of_the_loop_itself_fails_the_jobs_on_board_and_no_other(
-        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+        self, networks: TamperedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*_: Any) -> None:
             raise IndexError("a defect")
@@ -379,7 +378,7 @@ class TestFaults:
         engine.close()
 
     async def test_a_defect_that_comes_again_and_again_ends_the_engine(
-        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+        self, networks: TamperedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*_: Any) -> None:
             raise IndexError("a defect")
@@ -395,7 +394,7 @@ class TestFaults:
         "panic", [SystemExit, KeyboardInterrupt, BaseException], ids=lambda kind: kind.__name__
     )
     async def test_whatever_ends_the_thread_leaves_nobody_waiting_and_is_told(
-        self, networks: TamperedNetworks, panic: type[BaseException]
+        self, networks: TamperedModel, panic: type[BaseException]
     ) -> None:
         engine = Engine(networks, max_rows=2)
         told: list[EngineLost] = []
@@ -426,7 +425,7 @@ class TestFaults:
         assert told == [engine.lost] * 2
         engine.close()
 
-    async def test_an_errand_that_ends_the_thread_is_answered(self, networks: TamperedNetworks) -> None:
+    async def test_an_errand_that_ends_the_thread_is_answered(self, networks: TamperedModel) -> None:
         engine = Engine(networks, max_rows=2)
 
         def panic() -> None:
@@ -442,14 +441,14 @@ class TestFaults:
 
         assert len(await engine.draw(PLAIN, broken)) == 1
 
-    async def test_a_closed_engine_takes_nothing_new(self, networks: TamperedNetworks) -> None:
+    async def test_a_closed_engine_takes_nothing_new(self, networks: TamperedModel) -> None:
         engine = Engine(networks, max_rows=8)
         engine.close()
         with pytest.raises(EngineError, match="shutting down"):
             await engine.draw(PLAIN)
 
     async def test_a_sampler_that_cannot_is_refused_before_anything_is_drawn(
-        self, engine: Engine, networks: TamperedNetworks
+        self, engine: Engine, networks: TamperedModel
     ) -> None:
         with pytest.raises(EngineError, match="LCM cannot do 400 steps"):
             await engine.draw(replace(LONG, sampler="LCM"))
@@ -484,7 +483,7 @@ class TestAStepThatFailedAndIsTakenAgain:
         return image
 
     async def test_a_forward_that_once_lacks_memory(
-        self, engine: Engine, networks: TamperedNetworks, undisturbed: np.ndarray
+        self, engine: Engine, networks: TamperedModel, undisturbed: np.ndarray
     ) -> None:
         fault = Passing(torch.OutOfMemoryError("CUDA out of memory"), after=3)
 
@@ -539,7 +538,7 @@ class TestAStepThatFailedAndIsTakenAgain:
 
     @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ SDE", "DPM2 a Karras", "LCM"])
     async def test_one_that_fails_for_several_together(
-        self, engine: Engine, networks: TamperedNetworks, sampler: str
+        self, engine: Engine, networks: TamperedModel, sampler: str
     ) -> None:
         """Each alone then, also those for whom it was the last step."""
         drawings = [replace(ANCESTRAL, sampler=sampler, steps=steps) for steps in (2, 3, 3, 6)]
@@ -579,29 +578,30 @@ class TestAStepThatFailedAndIsTakenAgain:
     async def test_a_beginning_that_once_lacks_memory(
         self,
         engine: Engine,
-        networks: TamperedNetworks,
+        networks: TamperedModel,
         monkeypatch: pytest.MonkeyPatch,
         picture: np.ndarray,
         mask: np.ndarray,
     ) -> None:
         drawing = replace(ANCESTRAL, image=picture, mask=mask, strength=0.7)
         (undisturbed,) = await engine.draw(drawing)
+        encode = networks.autoencoder.encode
         for after in (0, 1):
             fault = Passing(torch.OutOfMemoryError("CUDA out of memory"), after=after)
 
             def once(pixels: torch.Tensor, fault: Passing = fault) -> Any:
-                posterior = Networks.encode_image(networks, pixels)
+                posterior = encode(pixels)
                 fault()
                 return posterior
 
-            monkeypatch.setattr(networks, "encode_image", once)
+            monkeypatch.setattr(networks.autoencoder, "encode", once)
             assert np.array_equal((await engine.draw(drawing))[0], undisturbed)
             assert fault.left == 0
 
 
 class TestWaiting:
     async def test_a_drawing_that_could_never_fit_into_memory_is_refused_at_once(
-        self, networks: TamperedNetworks
+        self, networks: TamperedModel
     ) -> None:
         engine = Engine(networks, max_rows=8, memory_bytes=2**20)
         with pytest.raises(EngineError, match=r"16 images of 512x512 in 500 steps of DPM2 a.*fewer images"):
@@ -613,7 +613,7 @@ class TestWaiting:
         engine.close()
 
     async def test_no_more_than_fit_into_memory_live_at_once_and_all_are_drawn(
-        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+        self, networks: TamperedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         drawing = replace(PLAIN, steps=30, sampler="DDIM")
         holds = Generation(drawing, table_of(networks, drawing), networks).memory_bytes
@@ -632,7 +632,7 @@ class TestWaiting:
         engine.close()
 
     async def test_what_is_counted_is_what_is_held(
-        self, networks: TamperedNetworks, picture: np.ndarray, mask: np.ndarray
+        self, networks: TamperedModel, picture: np.ndarray, mask: np.ndarray
     ) -> None:
         for changes in ({}, {"sampler": "Euler a", "seeds": (1, 2)}, {"image": picture, "mask": mask}):
             drawing = replace(PLAIN, steps=20, **changes)  # type: ignore[arg-type]
@@ -644,7 +644,7 @@ class TestWaiting:
             assert one.memory_bytes == sum(tensor.nbytes for tensor in held)
 
     async def test_sixteen_pictures_that_come_together_are_encoded_one_a_step(
-        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch, picture: np.ndarray
+        self, networks: TamperedModel, monkeypatch: pytest.MonkeyPatch, picture: np.ndarray
     ) -> None:
         """So whoever is being drawn waits for one of them at a time. A share of nothing is one piece of work."""
         monkeypatch.setattr("sdworker.engine.engine._BEGINNING_SHARE", 0.0)
@@ -657,13 +657,13 @@ class TestWaiting:
             loop.call_soon_threadsafe(begun.set)
             happened.append("step")
 
-        encode = networks.encode_image
+        encode = networks.autoencoder.encode
 
         def noted(pixels: torch.Tensor) -> Any:
             happened.append("encode")
             return encode(pixels)
 
-        monkeypatch.setattr(networks, "encode_image", noted)
+        monkeypatch.setattr(networks.autoencoder, "encode", noted)
         long = asyncio.create_task(engine.draw(replace(LONG, guidance=1.0), on_step))
         await begun.wait()
         several = [replace(PLAIN, image=picture, strength=0.5, seeds=(i,)) for i in range(16)]
@@ -677,7 +677,7 @@ class TestWaiting:
         await failure_of(long)
         engine.close()
 
-    async def test_one_that_waits_for_room_can_be_cancelled(self, networks: TamperedNetworks) -> None:
+    async def test_one_that_waits_for_room_can_be_cancelled(self, networks: TamperedModel) -> None:
         holds = Generation(LONG, table_of(networks, LONG), networks).memory_bytes
         engine = Engine(networks, max_rows=8, memory_bytes=holds)
         begun = asyncio.Event()
@@ -694,12 +694,12 @@ class TestWaiting:
         engine.close()
 
 
-def table_of(networks: Networks, drawing: Drawing) -> Table:
+def table_of(networks: Model, drawing: Drawing) -> Table:
     return table_for(drawing, SamplerTables(networks.scheduler_config, CPU), inpaints_natively=False)
 
 
 async def test_closing_without_finishing_fails_what_was_submitted_after_the_step_at_hand(
-    networks: TamperedNetworks,
+    networks: TamperedModel,
 ) -> None:
     engine = Engine(networks, max_rows=8)
     begun = asyncio.Event()
@@ -716,7 +716,7 @@ async def test_closing_without_finishing_fails_what_was_submitted_after_the_step
     assert len(networks.batches) < LONG.steps
 
 
-async def test_closing_finishes_what_was_submitted(networks: TamperedNetworks) -> None:
+async def test_closing_finishes_what_was_submitted(networks: TamperedModel) -> None:
     engine = Engine(networks, max_rows=8)
     task = asyncio.create_task(engine.draw(replace(PLAIN, steps=20)))
     await asyncio.sleep(0.1)
@@ -724,7 +724,7 @@ async def test_closing_finishes_what_was_submitted(networks: TamperedNetworks) -
     assert len(await task) == 1
 
 
-async def test_the_empty_prompt_is_never_forgotten(networks: TamperedNetworks) -> None:
+async def test_the_empty_prompt_is_never_forgotten(networks: TamperedModel) -> None:
     empty = networks.encode_text("")
     for i in range(70):
         networks.encode_text(f"prompt {i}")

@@ -15,7 +15,7 @@ from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.samplers import SAMPLERS
 
-from .conftest import CPU, RecordingNetworks, Reference
+from .conftest import CPU, RecordingModel, Reference
 
 # The whole run, not one step: float32 rounding grows over the steps, most with stochastic samplers.
 TOLERANCE = 5e-4
@@ -42,8 +42,8 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 async def compare(engine: Engine, reference: Reference, drawing: Drawing) -> None:
     """Draw, and hold every image of it against diffusers'."""
-    networks = engine.networks
-    assert isinstance(networks, RecordingNetworks)
+    networks = engine.model
+    assert isinstance(networks, RecordingModel)
     images = await engine.draw(drawing)
     for image, seed in zip(images, drawing.seeds, strict=True):
         theirs = await asyncio.to_thread(reference.latents, drawing, seed)
@@ -88,8 +88,8 @@ async def test_in_a_busy_mixed_batch_every_drawing_is_what_diffusers_draws_alone
         base(sampler=sampler, steps=3 + i % 5, prompt=f"thing {i}", **modes[i % len(modes)])
         for i, sampler in enumerate(samplers)
     ]
-    networks = engine.networks
-    assert isinstance(networks, RecordingNetworks)
+    networks = engine.model
+    assert isinstance(networks, RecordingModel)
     all_images = await asyncio.gather(*(engine.draw(drawing) for drawing in drawings))
     for drawing, images in zip(drawings, all_images, strict=True):
         for image, seed in zip(images, drawing.seeds, strict=True):
@@ -152,7 +152,7 @@ class TestEmbeddedGuidance:
     @pytest.mark.parametrize("guidance", [8.0, 1.0])
     @pytest.mark.parametrize("sampler", ["LCM", "DPM++ 2M Karras"])
     async def test_draws_what_diffusers_draws(
-        self, networks: RecordingNetworks, model: Path, sampler: str, guidance: float
+        self, networks: RecordingModel, model: Path, sampler: str, guidance: float
     ) -> None:
         config = dict(networks._unet.config) | {"time_cond_proj_dim": 64}
         torch.manual_seed(0)
@@ -163,13 +163,13 @@ class TestEmbeddedGuidance:
         engine.close()
 
 
-def with_unet(networks: RecordingNetworks, unet: Any) -> RecordingNetworks:
+def with_unet(networks: RecordingModel, unet: Any) -> RecordingModel:
     """The embedded model with another UNet."""
-    return RecordingNetworks(
+    return RecordingModel(
         tokenizer=networks._tokenizer,
         text_encoder=networks._text_encoder,
         unet=unet,
-        vae=networks._vae,
+        vae=networks.autoencoder._vae,
         scheduler_config=networks.scheduler_config,
         device=CPU,
         dtype=torch.float32,
@@ -181,14 +181,14 @@ class TestNativeInpainting:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def unet(cls, networks: RecordingNetworks) -> Any:
+    def unet(cls, networks: RecordingModel) -> Any:
         config = dict(networks._unet.config) | {"in_channels": 9}
         torch.manual_seed(0)
         return diffusers.UNet2DConditionModel.from_config(config).eval().requires_grad_(False)
 
     @pytest.fixture(scope="class")
     @classmethod
-    def native(cls, networks: RecordingNetworks, unet: Any) -> Engine:
+    def native(cls, networks: RecordingModel, unet: Any) -> Engine:
         return Engine(with_unet(networks, unet), max_rows=16)
 
     @pytest.mark.parametrize("strength", [1.0, 0.6])

@@ -12,14 +12,16 @@ import torch
 
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.networks import Networks
-from sdworker.engine.preparation import Capturing, Means
+from sdworker.engine.networks.families import load_model
+from sdworker.engine.networks.model import Loading
+from sdworker.engine.networks.preparation import Capturing, Means
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
+CUDA = torch.device("cuda")
 DRAWING = Drawing(
     prompt="a red apple",
     negative_prompt="",
@@ -39,7 +41,7 @@ def psnr_db(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def make_engine(model: Path, device: str, dtype: torch.dtype) -> Engine:
-    return Engine(Networks.load(model, device=torch.device(device), dtype=dtype), max_rows=16)
+    return Engine(load_model(model, Loading(torch.device(device), dtype)), max_rows=16)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ async def test_a_batch_draws_what_each_draws_alone(engine: Engine) -> None:
     ids=["CUDA_GRAPHS", "COMPILE", "FP16_ACCUMULATION"],
 )
 async def test_prepared_forwards_draw_what_plain_ones_draw(engine: Engine, model: Path, means: Means) -> None:
-    networks = Networks.load(model, device=torch.device("cuda"), dtype=torch.float16, means=means)
+    networks = load_model(model, Loading(CUDA, torch.float16, means=means))
     quicker = Engine(networks, max_rows=8)
     await quicker.calibrate()
     drawings = [replace(DRAWING, seeds=(seed,), steps=15 + seed) for seed in range(5)]
@@ -88,7 +90,7 @@ async def test_prepared_forwards_draw_what_plain_ones_draw(engine: Engine, model
 
 @torch.inference_mode()
 def test_a_replayed_graph_gives_the_forward_of_the_inputs_it_is_given(model: Path) -> None:
-    networks = Networks.load(model, device=torch.device("cuda"), dtype=torch.float16)
+    networks = load_model(model, Loading(CUDA, torch.float16))
     inputs = [networks.example_input(4, (16, 16 + 8 * i)) for i in range(2)]
     capture = Capturing()
     graphs = [capture(networks.denoise, one) for one in inputs]
@@ -102,9 +104,7 @@ def test_a_replayed_graph_gives_the_forward_of_the_inputs_it_is_given(model: Pat
 
 
 async def test_idle_time_is_used_to_capture_what_was_met_often(model: Path) -> None:
-    networks = Networks.load(
-        model, device=torch.device("cuda"), dtype=torch.float16, means=Means(cuda_graphs=True)
-    )
+    networks = load_model(model, Loading(CUDA, torch.float16, means=Means(cuda_graphs=True)))
     engine = Engine(networks, max_rows=8)
     wide = replace(DRAWING, width=192, steps=40)
     before = [(await engine.draw(wide))[0] for _ in range(2)][-1]

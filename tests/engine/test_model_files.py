@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from sdworker.engine.model_files import ModelError, check_model_folder
-from sdworker.engine.networks import Networks
+from sdworker.engine.networks.families import load_model
+from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
+from sdworker.engine.networks.model import Loading
+from tests.engine.conftest import load
 
 NEEDED = [
     "model_index.json",
@@ -80,8 +83,7 @@ class TestServed:
     def test_what_is_found_can_be_loaded(self, folder: Path) -> None:
         weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
         weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
-        networks = Networks.load(folder, device=torch.device("cpu"), dtype=torch.float32)
-        assert networks.latent_channels == 4
+        assert load(StableDiffusion, folder).autoencoder.latent_channels == 4
 
     @pytest.mark.parametrize(
         "missing", [["tokenizer.json"], ["vocab.json", "merges.txt"], ["tokenizer_config.json"]], ids=str
@@ -90,8 +92,7 @@ class TestServed:
         for name in missing:
             (folder / "tokenizer" / name).unlink()
         check_model_folder(folder)
-        networks = Networks.load(folder, device=torch.device("cpu"), dtype=torch.float32)
-        assert networks.encode_text("a red apple").shape[:2] == (1, 77)
+        assert load(StableDiffusion, folder).encode_text("a red apple").shape[:2] == (1, 77)
 
 
 class TestKind:
@@ -319,4 +320,4 @@ def test_what_only_shows_in_loading_is_a_model_error_too(
 ) -> None:
     break_it(folder)
     with pytest.raises(ModelError, match=str(folder)):
-        Networks.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+        load_model(folder, Loading(torch.device("cpu"), torch.float32))

@@ -12,12 +12,12 @@ from torch._dynamo.utils import counters
 
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.networks import Networks
-from sdworker.engine.preparation import Means, accumulating_in_fp16, compiled, preparation
+from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
+from sdworker.engine.networks.preparation import Means, accumulating_in_fp16, compiled, preparation
 from sdworker.engine.unet_input import Conditioning, UNetInput
 from sdworker.settings import Settings
 from sdworker.startup import build_worker
-from tests.engine.conftest import RecordingNetworks
+from tests.engine.conftest import RecordingModel
 
 CPU = torch.device("cpu")
 
@@ -89,7 +89,7 @@ def test_sums_are_in_fp16_only_while_a_forward_runs() -> None:
 
 
 async def test_the_first_job_after_a_compiled_start_compiles_nothing(
-    networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch
+    networks: RecordingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whether to compile again is decided before there is any C++, which would take this test minutes.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
@@ -101,11 +101,11 @@ async def test_the_first_job_after_a_compiled_start_compiles_nothing(
         "attention_head_dim": 8,
     }
     unet = UNet2DConditionModel.from_config(dict(networks._unet.config) | small).eval().requires_grad_(False)
-    quick = Networks(
+    quick = StableDiffusion(
         tokenizer=networks._tokenizer,
         text_encoder=networks._text_encoder,
         unet=unet,
-        vae=networks._vae,
+        vae=networks.autoencoder._vae,
         scheduler_config=networks.scheduler_config,
         device=CPU,
         dtype=torch.float32,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sdworker.engine.prepared import Forward, Prepared
+from sdworker.engine.networks.prepared import Forward, Prepared
 from sdworker.engine.unet_input import Conditioning, UNetInput
 
 SHAPE = (4, 4)

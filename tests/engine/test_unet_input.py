@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sdworker.engine.plan import Guidance
 from sdworker.engine.unet_input import Conditioning, UNetInput
-from tests.engine.conftest import RecordingNetworks
+from tests.engine.conftest import RecordingModel
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def test_the_images_of_a_drawing_have_its_rows_in_turn() -> None:
 
 @pytest.mark.parametrize("lengths", [(77, 154), (154, 231), (77, 154, 231), (231, 77, 308)])
 def test_texts_of_different_lengths_are_told_as_each_alone(
-    networks: RecordingNetworks, lengths: tuple[int, ...]
+    networks: RecordingModel, lengths: tuple[int, ...]
 ) -> None:
     parts = []
     for seed, length in enumerate(lengths):
@@ -140,7 +140,7 @@ def test_texts_of_different_lengths_are_told_as_each_alone(
         assert float((ours - alone).abs().max() / alone.abs().max()) < 1e-5
 
 
-def test_an_example_is_laid_out_in_memory_as_what_is_drawn(networks: RecordingNetworks) -> None:
+def test_an_example_is_laid_out_in_memory_as_what_is_drawn(networks: RecordingModel) -> None:
     example = networks.example_input(4)
     drawn = UNetInput.cat([networks.example_input(2)[:1] for _ in range(4)])
     for ours, theirs in zip(example.tensors(), drawn.tensors(), strict=True):

@@ -100,7 +100,7 @@ async def levels_of_rounding(alone: Worker, input_: dict[str, Any], expected: li
     Other rows in a batch change a forward's last bits. Most jobs do not show it; a few samplers in few steps blow
     it up until a pixel at an edge does, and no batching can keep such a picture nearer than it is to itself.
     """
-    networks = alone.engine.networks
+    networks = alone.engine.model
     denoise = networks.denoise
     bits = torch.Generator().manual_seed(0)
 

@@ -27,14 +27,14 @@ import numpy as np
 import torch
 
 from sdworker.engine.batch import choose, who_may_begin
-from sdworker.engine.cost_learner import CostLearner
 from sdworker.engine.costs import StepCosts
+from sdworker.engine.costs.learner import CostLearner
 from sdworker.engine.device import Pace, free_bytes, mark
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.errand import Errand
 from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain, is_fatal
 from sdworker.engine.generation import Generation, OnStep, table_for
-from sdworker.engine.networks import Networks
+from sdworker.engine.networks.model import Model
 from sdworker.engine.processor import use_cores
 from sdworker.engine.tables import SamplerTables, TableError
 from sdworker.engine.unet_input import UNetInput
@@ -65,7 +65,7 @@ class Engine:
 
     def __init__(
         self,
-        networks: Networks,
+        model: Model,
         *,
         max_rows: int | None = None,
         threads: int | None = None,
@@ -73,19 +73,19 @@ class Engine:
     ) -> None:
         """
         Args:
-            networks: a loaded model; from now on only the engine's thread uses it.
+            model: from now on only the engine's thread uses it.
             max_rows: most rows in one UNet forward. None: as many as `calibrate` finds worth it.
             threads: with how many threads to compute on a CPU (`processor.reserve_cores`). None: torch's own
                 number.
-            memory_bytes: what drawings under way may hold on the device beside the networks and between steps.
+            memory_bytes: what drawings under way may hold on the device beside the model and between steps.
                 None: a third of what is free now.
         """
-        self.networks = networks
-        self._tables = SamplerTables(networks.scheduler_config, networks.device)
+        self.model = model
+        self._tables = SamplerTables(model.scheduler_config, model.device)
         self._threads = threads
-        self._learner = CostLearner(networks, max_rows=max_rows)
+        self._learner = CostLearner(model, max_rows=max_rows)
         self._memory_bytes = (
-            int(_MEMORY_SHARE * free_bytes(networks.device)) if memory_bytes is None else memory_bytes
+            int(_MEMORY_SHARE * free_bytes(model.device)) if memory_bytes is None else memory_bytes
         )
         self._inbox: queue.SimpleQueue[Generation | Errand[Any] | None] = queue.SimpleQueue()
         self._errand: Errand[Any] | None = None  # the one at hand
@@ -94,7 +94,7 @@ class Engine:
         self._leaving: list[Generation] = []
         self._step_s = 0.0  # what the last step was taken to cost
         self._defects = 0
-        self._pace = Pace(lambda: mark(networks.device))
+        self._pace = Pace(lambda: mark(model.device))
         self._lost: EngineLost | None = None
         self._on_lost: list[Callable[[EngineLost], None]] = []
         self._door = threading.Lock()  # nothing is submitted behind the end
@@ -113,7 +113,7 @@ class Engine:
     @property
     def batch_rows(self) -> int:
         """Most rows in a forward at the model's own size."""
-        return self.costs.limit(self.networks.default_shape)
+        return self.costs.limit(self.model.default_shape)
 
     @property
     def lost(self) -> EngineLost | None:
@@ -154,11 +154,11 @@ class Engine:
         self.call(self._learner.begin)
 
     async def prepare(self, rows: int) -> None:
-        """Have forwards of so many rows at the model's own size prepared, where the networks' means ask for it."""
-        await asyncio.wrap_future(self.call(lambda: self.networks.prepare(rows)))
+        """Have forwards of so many rows at the model's own size prepared, where the model's means ask for it."""
+        await asyncio.wrap_future(self.call(lambda: self.model.prepare(rows)))
 
     def call(self, function: Callable[[], T]) -> "Future[T]":
-        """Run a function on the engine's thread, the only one that may use the networks, between two steps.
+        """Run a function on the engine's thread, the only one that may use the model, between two steps.
 
         Raises:
             EngineError: the engine is closed.
@@ -229,10 +229,10 @@ class Engine:
             EngineError: the sampler cannot do it, or it would never fit into memory.
         """
         try:
-            table = table_for(drawing, self._tables, inpaints_natively=self.networks.inpaints_natively)
+            table = table_for(drawing, self._tables, inpaints_natively=self.model.inpaints_natively)
         except TableError as error:
             raise EngineError(str(error)) from error
-        generation = Generation(drawing, table, self.networks, on_step)
+        generation = Generation(drawing, table, self.model, on_step)
         if generation.memory_bytes > self._memory_bytes:
             raise EngineError(
                 f"{len(drawing.seeds)} images of {drawing.width}x{drawing.height} in {drawing.steps} steps of "
@@ -358,7 +358,7 @@ class Engine:
         self._errand = None
 
     def _has_use_for_idle_time(self) -> bool:
-        return not self._closed and (self._learner.has_more or self.networks.wants_preparing)
+        return not self._closed and (self._learner.has_more or self.model.wants_preparing)
 
     def _use_idle_time(self) -> None:
         """Do what can wait and is done in some tenths of a second; jobs need none of it."""
@@ -366,7 +366,7 @@ class Engine:
             if self._learner.has_more:
                 self._learner.learn_more()
             else:
-                self.networks.prepare_wanted()
+                self.model.prepare_wanted()
         except Exception as error:
             if is_fatal(error):
                 raise
@@ -405,7 +405,7 @@ class Engine:
             try:
                 next(self._beginning[1], None)
             except (torch.OutOfMemoryError, MemoryError):
-                self.networks.free_memory()
+                self.model.free_memory()
                 for _ in generation.begin():
                     pass
         except Exception as error:
@@ -454,7 +454,7 @@ class Engine:
         while done < inputs.rows:
             part = inputs[done : done + self.costs.limit(inputs.shape)]
             try:
-                outputs.append(self._with_memory(partial(self.networks.denoise, part)))
+                outputs.append(self._with_memory(partial(self.model.denoise, part)))
             except (torch.OutOfMemoryError, MemoryError):
                 if part.rows == 1:
                     raise
@@ -471,7 +471,7 @@ class Engine:
         """Call the function; if memory does not suffice, once more with what can be freed."""
         with contextlib.suppress(torch.OutOfMemoryError, MemoryError):
             return function()
-        self.networks.free_memory()
+        self.model.free_memory()
         return function()
 
     def _decode_finished(self) -> None:
@@ -491,7 +491,7 @@ class Engine:
         for latents in generation.outcome().split(1):
             if generation.cancelled:
                 raise EngineError("cancelled")
-            generation.coming.append(self._with_memory(partial(self.networks.decode, latents)))
+            generation.coming.append(self._with_memory(partial(self.model.autoencoder.decode, latents)))
 
     def _deliver(self, *, wait: bool) -> None:
         """Hand over the images that have arrived.
@@ -524,6 +524,6 @@ class Engine:
             for place in (self._generations, self._leaving):
                 if generation in place:
                     place.remove(generation)
-            generation.fail(explain(generation.drawing, error, self.networks.dtype))
+            generation.fail(explain(generation.drawing, error, self.model.dtype))
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            self.networks.free_memory()
+            self.model.free_memory()

@@ -5,8 +5,8 @@ import logging
 import torch
 
 from sdworker.engine.drawing import Drawing
+from sdworker.engine.networks.autoencoder import NotFinite
 from sdworker.engine.tables import TableError
-from sdworker.engine.vae import NotFinite
 
 __all__ = ["DeviceLost", "EngineError", "EngineLost", "explain", "is_fatal"]
 

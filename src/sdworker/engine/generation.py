@@ -20,11 +20,11 @@ import torch
 
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
-from sdworker.engine.networks import Networks
+from sdworker.engine.networks.autoencoder import ComingImage
+from sdworker.engine.networks.model import Model
 from sdworker.engine.plan import Plan
 from sdworker.engine.tables import SamplerTables, Table, first_step
 from sdworker.engine.unet_input import Conditioning, UNetInput
-from sdworker.engine.vae import ComingImage
 
 __all__ = ["Generation", "OnStep", "Status", "table_for"]
 
@@ -78,14 +78,12 @@ class Generation:
         memory_bytes: what it holds on the device from its beginning on.
     """
 
-    def __init__(
-        self, drawing: Drawing, table: Table, networks: Networks, on_step: OnStep | None = None
-    ) -> None:
+    def __init__(self, drawing: Drawing, table: Table, model: Model, on_step: OnStep | None = None) -> None:
         """
         Args:
             drawing: what to draw.
             table: its sampler's (`table_for`).
-            networks: what it will be drawn with; used for no more than its plan until it begins.
+            model: what it will be drawn with; used for no more than its plan until it begins.
             on_step: told how far it is.
 
         Raises:
@@ -93,19 +91,20 @@ class Generation:
         """
         self.drawing = drawing
         self.table = table
-        self.plan: Plan = networks.plan(drawing, table.evaluations)
+        self.plan: Plan = model.plan(drawing, table.evaluations)
         self.status = Status.WAITING
         self.images: Future[list[np.ndarray]] = Future()
         self.coming: list[ComingImage] = []
         self.cancelled = False
         self.evaluation = 0
         self.age = self.passed_over = 0.0
-        self._networks = networks
+        self._model = model
         self._on_step = on_step
         self._state: _State | None = None
         self._told: tuple[int, Conditioning] | None = None
-        scale = networks.pixels_per_latent
-        self._latent_shape = (1, networks.latent_channels, drawing.height // scale, drawing.width // scale)
+        scale = model.autoencoder.pixels_per_latent
+        channels = model.autoencoder.latent_channels
+        self._latent_shape = (1, channels, drawing.height // scale, drawing.width // scale)
         self.rows = len(drawing.seeds) * self.plan.guidance.rows
         self.shape = self._latent_shape[2], self._latent_shape[3]
         self.memory_bytes = self._count_memory()
@@ -139,7 +138,7 @@ class Generation:
         """
         self.status = Status.BEGINNING
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.drawing.seeds]
-        conditionings = yield from self._networks.condition(self.drawing, self.plan)
+        conditionings = yield from self._model.condition(self.drawing, self.plan)
         self._state = yield from self._start(generators, conditionings)
         self.status = Status.LIVE
 
@@ -225,7 +224,7 @@ class Generation:
 
     def _draw_noise(self, generators: "list[torch.Generator]") -> torch.Tensor:
         draws = [torch.randn(self._latent_shape, generator=generator) for generator in generators]
-        return send(torch.cat(draws), self._networks.device)
+        return send(torch.cat(draws), self._model.device)
 
     @contextlib.contextmanager
     def _as_they_were_if_it_fails(self) -> Iterator[None]:
@@ -249,7 +248,7 @@ class Generation:
         layers = channels * images * self.table.columns
         if self.table.blend is not None:  # the picture, its noise and the mask
             layers += 2 * channels * images + 1
-        if self._networks.inpaints_natively:
+        if self._model.inpaints_natively:
             layers += (channels + 1) * images
         return layers * height * width * _FLOAT_BYTES
 
@@ -257,7 +256,7 @@ class Generation:
         self, generators: "list[torch.Generator]", conditionings: "Sequence[Conditioning]"
     ) -> "Generator[None, None, _State]":
         """Draw what diffusers' pipelines draw before their loop, in their order."""
-        drawing, table, networks = self.drawing, self.table, self._networks
+        drawing, table, model = self.drawing, self.table, self._model
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
         image = None
         if pixels is not None and (table.start_image != 0 or table.blend is not None):
@@ -270,7 +269,7 @@ class Generation:
         mask = masked_image = None
         if pixels is not None and drawing.mask is not None:
             repainted = torch.from_numpy(drawing.mask >= 128)[None, None]
-            mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), networks.device)
+            mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), model.device)
             # diffusers encodes the masked picture for every UNet, and so advances the generators.
             masked_image = self._encode_image(pixels * ~repainted, generators)
             yield
@@ -279,7 +278,7 @@ class Generation:
         return _State(
             generators=generators,
             conditionings=conditionings,
-            channels=self._native_mask(mask, masked_image) if networks.inpaints_natively else None,
+            channels=self._native_mask(mask, masked_image) if model.inpaints_natively else None,
             kept=_Kept(image, noise, mask)
             if table.blend is not None and image is not None and mask is not None
             else None,
@@ -288,16 +287,16 @@ class Generation:
 
     def _encode_image(self, pixels: torch.Tensor, generators: "list[torch.Generator]") -> torch.Tensor:
         """A picture's latents, [images, 4, h, w], each sampled with its image's own generator."""
-        posterior = self._networks.encode_image(pixels)
+        posterior = self._model.autoencoder.encode(pixels)
         return torch.cat([posterior.sample(generator) for generator in generators])
 
     def _native_mask(self, mask: torch.Tensor | None, masked_image: torch.Tensor | None) -> torch.Tensor:
         """The five extra channels of an inpainting UNet, [images, 5, h, w]; without a mask all is repainted."""
         images = len(self.drawing.seeds)
         if mask is None or masked_image is None:
-            mask = torch.ones(1, 1, *self.shape, device=self._networks.device)
+            mask = torch.ones(1, 1, *self.shape, device=self._model.device)
             blank = torch.zeros(1, 3, self.drawing.height, self.drawing.width)
-            masked_image = self._networks.encode_image(blank).mean.expand(images, -1, -1, -1)
+            masked_image = self._model.autoencoder.encode(blank).mean.expand(images, -1, -1, -1)
         return torch.cat([mask.expand(images, -1, -1, -1), masked_image], dim=1)
 
 

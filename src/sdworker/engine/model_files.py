@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdworker.model_layout import INDEX, LAYOUTS, Layout, layout_of
+
 __all__ = ["ModelError", "ModelFolder", "check_complete", "check_model_folder"]
 
 
@@ -24,22 +26,17 @@ class ModelFolder:
 
     Attributes:
         path: the folder.
+        layout: of which family it is.
         variants: component → the weights' variant, `fp16` for `model.fp16.safetensors`, None for none.
         scheduler_config: the contents of `scheduler/scheduler_config.json`.
     """
 
     path: Path
+    layout: Layout
     variants: dict[str, str | None]
     scheduler_config: dict[str, Any]
 
 
-_KINDS = ("StableDiffusion", "LatentConsistencyModel")
-# Component → the stem of its weights' file, as diffusers and transformers name it.
-_WEIGHTS = {
-    "text_encoder": "model",
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-}
 _VARIANTS = (None, "fp16")
 
 
@@ -53,20 +50,23 @@ def check_model_folder(path: Path) -> ModelFolder:
         raise ModelError(
             f"there is no model folder at {path}; set MODEL_DIR to a folder in diffusers' layout"
         )
-    index = _read_json(path / "model_index.json")
-    kind = str(index.get("_class_name", ""))
-    if not kind.startswith(_KINDS) or "text_encoder_2" in index:
+    index = _read_json(path / INDEX)
+    kind = index.get("_class_name")
+    layout = layout_of(kind)
+    if layout is None:
         raise ModelError(
-            f"{path / 'model_index.json'} describes a {kind or 'pipeline of unknown kind'}; "
-            "this worker serves Stable Diffusion 1.x and 2.x (StableDiffusionPipeline, its inpainting twin and "
-            "LatentConsistencyModelPipeline)"
+            f"{path / INDEX} describes a {kind or 'pipeline of unknown kind'}; this worker serves "
+            + "; ".join(f"{known.name} ({', '.join(known.pipelines)})" for known in LAYOUTS)
         )
-    for component in _WEIGHTS:
+    for component in layout.weights:
         _read_json(path / component / "config.json")
     _check_tokenizer(path / "tokenizer")
     return ModelFolder(
         path=path,
-        variants={component: _check_weights(path / component, stem) for component, stem in _WEIGHTS.items()},
+        layout=layout,
+        variants={
+            component: _check_weights(path / component, stem) for component, stem in layout.weights.items()
+        },
         scheduler_config=_read_json(path / "scheduler" / "scheduler_config.json"),
     )
 

@@ -1,11 +1,15 @@
-"""What the VAE gives: the distribution of a picture's latents, and an image on its way from the device."""
+"""Pictures to latents, as a distribution, and back, as images on their way from the device."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
-from sdworker.engine.device import Mark, send
+from sdworker.engine.device import Mark, fetch, mark, send
+from sdworker.model_place import pixels_per_latent
 
-__all__ = ["ComingImage", "NotFinite", "Posterior"]
+__all__ = ["Autoencoder", "ComingImage", "NotFinite", "Posterior"]
 
 
 class NotFinite(ArithmeticError):
@@ -65,3 +69,46 @@ class ComingImage:
             raise NotFinite("the decoded picture is not finite")
         image: np.ndarray = self._pixels.numpy()
         return image
+
+
+class Autoencoder:
+    """diffusers' `AutoencoderKL`, to and from what the UNet works on."""
+
+    def __init__(self, vae: Any, *, device: torch.device, dtype: torch.dtype) -> None:
+        self._vae = vae
+        self._device = device
+        self._dtype = dtype
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The contents of its `config.json`."""
+        config: Mapping[str, Any] = self._vae.config
+        return config
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels along one side of a latent; 8 for Stable Diffusion."""
+        return pixels_per_latent(self._vae.config)
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self._vae.config.latent_channels)
+
+    @torch.inference_mode()
+    def encode(self, pixels: torch.Tensor) -> Posterior:
+        """The distribution of a picture's latents.
+
+        Args:
+            pixels: [1, 3, h, w] in -1 … 1.
+        """
+        latents = self._vae.encode(send(pixels, self._device).to(self._dtype)).latent_dist
+        return Posterior(latents.mean.float(), latents.std.float(), self._vae.config.scaling_factor)
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> ComingImage:
+        """One image from its finished latents [1, 4, h/s, w/s]."""
+        scaled = (latents / self._vae.config.scaling_factor).to(self._dtype)
+        pixels = self._vae.decode(scaled, return_dict=False)[0].float()
+        finite = torch.stack([latents.isfinite().all(), pixels.isfinite().all()])
+        bytes_ = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return ComingImage(fetch(bytes_[0].permute(1, 2, 0).contiguous()), fetch(finite), mark(self._device))

@@ -9,9 +9,8 @@ import logging
 import threading
 import time
 
-from sdworker.engine.calibration import Calibration
-from sdworker.engine.costs import ASSUMED_SECONDS, StepCosts
-from sdworker.engine.networks import Networks
+from sdworker.engine.costs.calibration import Calibration, Measurable
+from sdworker.engine.costs.step_costs import ASSUMED_SECONDS, StepCosts
 
 __all__ = ["CostLearner"]
 
@@ -32,13 +31,13 @@ class CostLearner:
         costs: to be read from any thread.
     """
 
-    def __init__(self, networks: Networks, *, max_rows: int | None) -> None:
+    def __init__(self, model: Measurable, *, max_rows: int | None) -> None:
         """
         Args:
             max_rows: most rows in a forward. None: as many as are found to be worth it.
         """
-        self.costs = StepCosts(ASSUMED_SECONDS, networks.default_shape, max_rows=max_rows)
-        self._networks = networks
+        self.costs = StepCosts(ASSUMED_SECONDS, model.default_shape, max_rows=max_rows)
+        self._model = model
         self._max_rows = max_rows
         self._stop = threading.Event()
         self._calibration: Calibration | None = None
@@ -59,7 +58,7 @@ class CostLearner:
         """From now on there is; `learn_more` does it."""
         self._again_at = None
         self._calibration = Calibration(
-            self._networks,
+            self._model,
             largest=self._max_rows or _MOST_ROWS,
             only_worthwhile=self._max_rows is None,
             stop=self._stop,
@@ -74,7 +73,7 @@ class CostLearner:
         """Measure everything now.
 
         Raises:
-            Exception: whatever the networks raise.
+            Exception: whatever the forwards raise.
         """
         self.begin()
         while self._calibration is not None:
@@ -84,7 +83,7 @@ class CostLearner:
         """Measure one number of rows, some tenths of a second; after the last, go by what was measured.
 
         Raises:
-            Exception: whatever the networks raise; then nothing more is measured.
+            Exception: whatever the forwards raise; then nothing more is measured.
         """
         if self._is_to_be_done_again():
             self.begin()
@@ -102,7 +101,7 @@ class CostLearner:
         return self._again_at is not None and time.monotonic() > self._again_at
 
     def _go_by(self, calibration: Calibration) -> None:
-        shape = self._networks.default_shape
+        shape = self._model.default_shape
         if not self._best:
             self._again_at = time.monotonic() + _AGAIN_AFTER_S
         for rows, seconds in calibration.seconds.items():
@@ -110,7 +109,7 @@ class CostLearner:
         self.costs.learn(self._best)
         if calibration.out_of_memory:
             self.costs.remember_lack_of_memory(shape, max(calibration.seconds))
-            self._networks.free_memory()
+            self._model.free_memory()
         log.info(
             "a step takes %s; at most %d rows share one",
             ", ".join(f"{1000 * seconds:.3g} ms for {rows} rows" for rows, seconds in self._best.items()),

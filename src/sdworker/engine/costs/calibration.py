@@ -2,21 +2,34 @@
 
 import threading
 import time
+from typing import Any, Protocol
 
 import torch
 
-from sdworker.engine.costs import worthwhile
+from sdworker.engine.costs.step_costs import Shape, worthwhile
 from sdworker.engine.device import time_call
 from sdworker.engine.errors import EngineError
-from sdworker.engine.networks import Networks
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "Measurable"]
 
 # Enough of both: the best of a few forwards is stable, and a slow one needs no repeating.
 _REPEATS = 6
 _SECONDS_A_SIZE = 0.25
 # A large model on a CPU would take minutes for all sizes; what it takes for the first ones says enough.
 _SECONDS_IN_ALL = 2.0
+
+
+class Measurable(Protocol):
+    """What has forwards; `Model`."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def default_shape(self) -> Shape: ...
+    def prepare(self, rows: int, /) -> None: ...
+    def example_input(self, rows: int, /) -> Any: ...
+    def denoise(self, inputs: Any, /) -> object: ...
+    def free_memory(self) -> None: ...
 
 
 class Calibration:
@@ -29,7 +42,7 @@ class Calibration:
     """
 
     def __init__(
-        self, networks: Networks, *, largest: int, only_worthwhile: bool, stop: threading.Event
+        self, model: Measurable, *, largest: int, only_worthwhile: bool, stop: threading.Event
     ) -> None:
         """
         Args:
@@ -40,7 +53,7 @@ class Calibration:
         self.seconds: dict[int, float] = {}
         self.out_of_memory = False
         self.done = False
-        self._networks = networks
+        self._model = model
         self._only_worthwhile = only_worthwhile
         self._stop = stop
         self._left = _sizes(largest)
@@ -51,11 +64,11 @@ class Calibration:
 
         Raises:
             EngineError: it was told to stop.
-            Exception: whatever the networks raise. Out of memory is no error unless nothing fits.
+            Exception: whatever the forwards raise. Out of memory is no error unless nothing fits.
         """
         rows = self._left.pop(0)
         try:
-            self._networks.prepare(rows)
+            self._model.prepare(rows)
             began = time.perf_counter()
             self.seconds[rows] = self._time_forward(rows)
             if self._is_not_worthwhile(rows):
@@ -74,14 +87,14 @@ class Calibration:
 
     def _time_forward(self, rows: int) -> float:
         """Seconds of a forward, the best of a few."""
-        inputs = self._networks.example_input(rows)
+        inputs = self._model.example_input(rows)
 
         def forward() -> None:
             if self._stop.is_set():
                 raise EngineError("stopped while what steps cost was measured")
-            self._networks.denoise(inputs)
+            self._model.denoise(inputs)
 
-        return min(time_call(self._networks.device, forward, _REPEATS, enough_seconds=_SECONDS_A_SIZE))
+        return min(time_call(self._model.device, forward, _REPEATS, enough_seconds=_SECONDS_A_SIZE))
 
 
 def _sizes(largest: int) -> list[int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sdworker.engine.prepared import ROWS, Forward, Prepare
+from sdworker.engine.networks.prepared import ROWS, Forward, Prepare
 from sdworker.engine.unet_input import UNetInput
 
 __all__ = ["Capturing", "Means", "accumulating_in_fp16", "compiled", "preparation"]

@@ -1,0 +1,12 @@
+"""What a step costs on this hardware, and what is learned of it.
+
+step_costs.py   seconds by rows and size, and how many rows a step may have: what the policy goes by
+calibration.py  timing forwards, one number of rows after the other
+learner.py      when to measure, and what to make of it
+
+Imports no networks: whatever has forwards can be measured.
+"""
+
+from sdworker.engine.costs.step_costs import ASSUMED_SECONDS, Shape, StepCosts, worthwhile
+
+__all__ = ["ASSUMED_SECONDS", "Shape", "StepCosts", "worthwhile"]

@@ -1,0 +1,181 @@
+"""What the engine draws with: a loaded model, of whatever family.
+
+The only files that call the networks are this one, the families' and `autoencoder.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+
+from sdworker.engine.device import time_call
+from sdworker.engine.drawing import Drawing
+from sdworker.engine.model_files import ModelFolder
+from sdworker.engine.networks.autoencoder import Autoencoder
+from sdworker.engine.networks.preparation import Means, preparation
+from sdworker.engine.networks.prepared import Prepared
+from sdworker.engine.plan import Plan
+from sdworker.engine.unet_input import Conditioning, UNetInput
+from sdworker.model_place import trained_size
+
+__all__ = ["Loading", "Model"]
+
+_REPEATS = 3
+_PLAIN = Means()
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Where and how a model is loaded.
+
+    Attributes:
+        device, dtype: where and in what the networks run.
+        xformers: let xformers compute attention.
+        channels_last: lay the UNet's and the VAE's weights out as convolutions like them best.
+        means: what to prepare the UNet's forwards with (`Model.prepare`).
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    xformers: bool = False
+    channels_last: bool = True
+    means: Means = _PLAIN
+
+
+class Model(ABC):
+    """A loaded model. Families say how it is loaded, what its UNet is told and how that is called.
+
+    Attributes:
+        device, dtype: where and in what the networks run.
+        scheduler_config: its noise schedule, as diffusers' `scheduler_config.json` has it.
+        autoencoder: pictures to latents and back.
+    """
+
+    def __init__(
+        self,
+        *,
+        unet: Any,
+        vae: Any,
+        scheduler_config: dict[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        means: Means = _PLAIN,
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.scheduler_config = scheduler_config
+        self.autoencoder = Autoencoder(vae, device=device, dtype=dtype)
+        self._unet = unet
+        self._prepared = self._make_prepared(means)
+
+    @classmethod
+    @abstractmethod
+    def load(cls, checked: ModelFolder, loading: Loading) -> Self:
+        """The model in a folder of this family.
+
+        Raises:
+            ModelError: a file is broken, or the model is of a kind that is not served.
+        """
+
+    @abstractmethod
+    def plan(self, drawing: Drawing, evaluations: int) -> Plan:
+        """How a drawing will be told to the UNet in so many evaluations; for any thread.
+
+        Raises:
+            EngineError: it cannot be.
+        """
+
+    @abstractmethod
+    def condition(self, drawing: Drawing, plan: Plan) -> Generator[None, None, Sequence[Conditioning]]:
+        """What the UNet is told of one image, as planned: its rows, without a prompt first. One piece of the work,
+        a text say, for each item taken."""
+
+    @abstractmethod
+    def example_conditioning(self) -> Conditioning:
+        """What the UNet is told in one row of no text."""
+
+    @abstractmethod
+    def forward(self, inputs: UNetInput) -> torch.Tensor:
+        """The UNet as diffusers has it; `denoise` is what to call."""
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Width and height, in pixels, that the model was trained for."""
+        return trained_size(self._unet.config, self.autoencoder.config)
+
+    @property
+    def default_shape(self) -> tuple[int, int]:
+        """Latent height and width of the default size."""
+        width, height = self.default_size
+        return height // self.autoencoder.pixels_per_latent, width // self.autoencoder.pixels_per_latent
+
+    @property
+    def inpaints_natively(self) -> bool:
+        """The UNet takes the mask and the masked picture's latents beside the noisy ones (9 channels)."""
+        return int(self._unet.config.in_channels) == 2 * self.autoencoder.latent_channels + 1
+
+    @torch.inference_mode()
+    def denoise(self, inputs: UNetInput) -> torch.Tensor:
+        """One UNet forward.
+
+        Returns:
+            [rows, 4, h/s, w/s] in float32: what the model predicts (noise, or velocity).
+        """
+        forward = self.forward if self._prepared is None else self._prepared
+        return forward(inputs.to(self.dtype)).float()
+
+    @torch.inference_mode()
+    def prepare(self, rows: int, shape: tuple[int, int] | None = None) -> None:
+        """Make forwards of so many rows, and of somewhat fewer, quicker by the means it was loaded with.
+
+        Args:
+            shape: latent height and width; None: of the model's own size.
+        """
+        if self._prepared is not None:
+            self._prepared.prepare(self.example_input(rows, shape).to(self.dtype))
+
+    @property
+    def wants_preparing(self) -> bool:
+        """Whether a shape was met that could be prepared."""
+        return self._prepared is not None and self._prepared.is_wanted
+
+    @torch.inference_mode()
+    def prepare_wanted(self) -> None:
+        """Prepare for one of the shapes met; takes a second at most."""
+        if self._prepared is not None:
+            self._prepared.prepare_wanted()
+
+    def free_memory(self) -> None:
+        """Give back what is kept only for speed."""
+        if self.device.type == "cuda":
+            if self._prepared is not None:
+                self._prepared.forget()
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def example_input(self, rows: int, shape: tuple[int, int] | None = None) -> UNetInput:
+        """An argument for `denoise`, laid out in memory as those of drawings are: so many rows of noise, at the
+        model's own size or another, halfway through, of no text."""
+        channels = self.autoencoder.latent_channels
+        noise = torch.randn(
+            (rows, self._unet.config.in_channels, *(shape or self.default_shape)),
+            generator=torch.Generator("cpu").manual_seed(0),
+        ).to(self.device)
+        told = self.example_conditioning().for_images(rows)
+        if self.inpaints_natively:
+            told = replace(told, channels=noise[:, channels:])
+        timesteps = torch.full((rows,), 500.0, device=self.device)
+        return UNetInput(noise[:, :channels], timesteps, told).clone()
+
+    def _make_prepared(self, means: Means) -> Prepared | None:
+        prepare = preparation(means, self.device)
+        if prepare is None:
+            return None
+        return Prepared(
+            self.forward,
+            prepare,
+            lambda call: min(time_call(self.device, call, _REPEATS)),
+            when_idle=not means.compiled,
+        )
