@@ -71,7 +71,7 @@ class Place:
     def in_region(self, region: str) -> Self:
         """The same bucket where AWS said that it is; elsewhere the host stays, and only signatures change."""
         endpoint = self.endpoint
-        host = urlsplit(endpoint).netloc
+        host = urlsplit(endpoint).hostname or ""
         if _AWS.fullmatch(host):
             there = f"s3.{region}.{host[host.index('amazonaws.com') :]}"
             endpoint = endpoint.replace(host, there, 1)

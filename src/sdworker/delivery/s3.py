@@ -19,7 +19,6 @@ from sdworker.network import Answer, NetworkError, exchange
 
 __all__ = ["S3"]
 
-_USER_AGENT = "sdworker"
 _log = logging.getLogger(__name__)
 
 
@@ -80,7 +79,7 @@ class S3:
         self, bucket: Bucket, method: str, key: str | None, data: bytes, content_type: str
     ) -> Answer:
         url = bucket.place.url if key is None else bucket.place.object_url(key)
-        headers = {"User-Agent": _USER_AGENT} | ({"Content-Type": content_type} if content_type else {})
+        headers = {"Content-Type": content_type} if content_type else {}
         # In a thread, as it reads all of the data.
         signed = await asyncio.to_thread(
             signed_headers,

@@ -52,7 +52,7 @@ async def exchange(
     """Ask `url`, whose path and query go out as they are.
 
     Args:
-        headers: all of them but Host, Content-Length, Expect and Connection.
+        headers: all of them but Host, User-Agent, Content-Length, Expect and Connection.
         public_only: whether only public addresses may be dialled.
 
     Raises:
@@ -111,7 +111,7 @@ class _Exchange:
         # A body that fits into the socket's buffers is gone before a refusal could arrive. A larger one waits for
         # leave: a server that refuses and closes midway would leave a broken connection instead of a reason.
         expect = len(body) > _CHUNK_BYTES
-        fields = [("Host", host), *headers.items(), ("Connection", "close")]
+        fields = [("Host", host), ("User-Agent", "sdworker"), *headers.items(), ("Connection", "close")]
         if body or method == "PUT":
             fields.append(("Content-Length", str(len(body))))
         if expect:
