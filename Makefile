@@ -12,8 +12,11 @@ TORCH ?= torch==2.13.0
 run: $(VENV)/.run  ## draw the job in test_input.json into out/
 	$(BIN)/sdworker generate --job test_input.json --out out
 
-test: $(VENV)/.dev  ## run the test suite (without the container's build: see make test-container)
-	$(BIN)/python -m pytest -m "not container" $(PYTEST_ARGS)
+test: $(VENV)/.dev  ## run the test suite (without what is slow and the container's build: see make test-all)
+	$(BIN)/python -m pytest -m "not container and not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.dev  ## run every test, the slow ones and the container's build too (root, buildah, debootstrap)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-container: $(VENV)/.dev  ## build the image and run a job in it (root, buildah, debootstrap)
 	$(BIN)/python -m pytest -m container $(PYTEST_ARGS)
