@@ -91,7 +91,11 @@ class Settings(BaseSettings):
         description="Model folder in diffusers' layout. "
         "Unset: the model baked into the image, else the embedded `models/emoji`.",
     )
-    device: Device = Field(Device.AUTO, description="`auto` takes CUDA when there is one.")
+    device: Device = Field(
+        Device.AUTO,
+        description="`auto` takes CUDA, and the CPU only where there is no NVIDIA driver. `cuda`, which the image sets, "
+        "stops the start where there is no CUDA device that torch can use.",
+    )
     precision: Precision = Field(Precision.AUTO, description="`auto` is fp16 on CUDA and fp32 on a CPU.")
     attention: Attention = Field(
         Attention.SDPA, description="`xformers` needs the xformers package (it is in the image)."

@@ -5,10 +5,12 @@ import logging
 import os
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import torch
 
+from sdworker import nvidia
 from sdworker.engine.engine import Engine
 from sdworker.engine.model_files import ModelError
 from sdworker.engine.networks import Networks
@@ -89,11 +91,30 @@ def find_model(settings: Settings) -> Path:
 
 
 def _find_device(settings: Settings) -> torch.device:
-    has_cuda = torch.cuda.is_available()
-    if settings.device is Device.CUDA and not has_cuda:
-        raise SettingsError("DEVICE: is cuda, but this machine has no CUDA device that torch can use")
-    if settings.device is Device.CPU or not has_cuda:
+    """Never the CPU by mistake: only where it was asked for, or where nothing speaks of a GPU.
+
+    Raises:
+        SettingsError: there should be a CUDA device, and none can be used; says why.
+    """
+    if settings.device is Device.CPU:
         return torch.device("cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own words on a driver that is too old; ours follow
+        has_cuda = torch.cuda.is_available()
+    if not has_cuda:
+        if settings.device is Device.AUTO and nvidia.driver_version() is None:
+            return torch.device("cpu")
+        reason = nvidia.why_no_device(torch_version=torch.__version__, cuda=torch.version.cuda)
+        raise SettingsError(f"DEVICE: is {settings.device}, but {reason}; DEVICE=cpu draws on the CPU")
+    try:
+        torch.zeros(1, device="cuda")
+        reason = nvidia.unbuilt_card(
+            torch.cuda.get_device_name(), torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+        )
+    except RuntimeError as error:  # a card that is broken, or taken by somebody else
+        reason = f"the GPU cannot be used: {str(error).strip().splitlines()[0]}"
+    if reason:
+        raise SettingsError(f"DEVICE: is {settings.device}, but {reason}")
     return torch.device("cuda")
 
 
