@@ -7,15 +7,17 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sdworker import nvidia
 from sdworker.engine.engine import Engine
-from sdworker.engine.model_files import ModelError
+from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.networks import Networks
 from sdworker.engine.preparation import Means
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
+from sdworker.engine.tables import SamplerTables, TableError
 from sdworker.model_place import model_folder
 from sdworker.settings import Attention, Device, Precision, Settings, SettingsError
 from sdworker.worker import Worker
@@ -25,6 +27,7 @@ __all__ = ["build_worker", "find_model"]
 log = logging.getLogger(__name__)
 
 _NETWORK_VOLUME = Path("/runpod-volume")
+_SMALLEST = (8, 8)  # latents; every level of a UNet halves them
 _DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 
 
@@ -38,14 +41,14 @@ def build_worker(settings: Settings) -> Worker:
     folder = find_model(settings)
     device = _find_device(settings)
     dtype = _find_dtype(settings, device)
-    log.info("loading %s on %s in %s", folder, device, str(dtype).removeprefix("torch."))
+    log.info("loading %s on %s in %s", shown(folder), device, str(dtype).removeprefix("torch."))
     threads = reserve_cores()
     if device.type == "cpu" and settings.keep_memory:
         keep_freed_memory()
     if settings.compile:
         _keep_compiled(settings.compile_cache_dir)
     began = time.perf_counter()
-    networks = Networks.load(
+    networks = _load(
         folder,
         device=device,
         dtype=dtype,
@@ -57,9 +60,73 @@ def build_worker(settings: Settings) -> Worker:
             fp16_accumulation=settings.fp16_accumulation,
         ),
     )
+    _check_samplers(settings, networks, folder)
     log.info("loaded in %.2f s", time.perf_counter() - began)
     engine = Engine(networks, max_rows=settings.max_rows, threads=threads)
     return Worker(settings, engine, model_name=_model_name(folder))
+
+
+def _load(folder: Path, **options: Any) -> Networks:
+    """The networks, after they have shown that they draw.
+
+    Raises:
+        ModelError: they cannot be loaded, or do not draw.
+    """
+    try:
+        networks = Networks.load(folder, **options)
+        _try_out(networks, folder)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise ModelError(
+            f"{shown(folder)} does not fit into the {options['device'].type} device's memory"
+        ) from None
+    return networks
+
+
+def _try_out(networks: Networks, folder: Path) -> None:
+    """Have each network run once, at its smallest: what is wrong with it shows here, not in every job.
+
+    Raises:
+        ModelError: naming the network.
+    """
+    part = "text_encoder"
+    try:
+        with torch.inference_mode():
+            results = [networks.encode_text("")]
+            part = "unet"
+            results.append(networks.predict(*networks.example_inputs(1, _SMALLEST)))
+            part = "vae"
+            networks.decode(torch.zeros(1, networks.latent_channels, *_SMALLEST, device=networks.device)).pixels()
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # networks that do not fit each other raise anything; the cause is kept
+        raise ModelError(f"{shown(folder / part)} loads, but does not run: {_first_line(error)}") from error
+    for part, result in zip(("text_encoder", "unet"), results, strict=True):
+        if not bool(result.isfinite().all()):
+            raise ModelError(f"{shown(folder / part)} gives numbers that are not finite in {networks.dtype}")
+
+
+def _check_samplers(settings: Settings, networks: Networks, folder: Path) -> None:
+    """The model's noise schedule makes a table for the sampler that jobs get when they name none.
+
+    Raises:
+        ModelError, SettingsError: it does not; naming the file, or the variable where that is at fault.
+    """
+    file = shown(folder / "scheduler" / "scheduler_config.json")
+    tables = SamplerTables(networks.scheduler_config, torch.device("cpu"))
+    try:
+        tables.get("Euler", 2)
+    except Exception as error:  # a scheduler raises anything on a configuration that it does not expect
+        raise ModelError(f"{file} makes no noise schedule: {_first_line(error)}") from error
+    try:
+        tables.get(settings.default_scheduler, settings.default_steps)
+    except TableError as error:
+        raise SettingsError(f"DEFAULT_SCHEDULER, DEFAULT_STEPS: {error}") from None
+    except Exception as error:
+        raise ModelError(f"{file} does not suit {settings.default_scheduler}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _keep_compiled(folder: Path | None) -> None:

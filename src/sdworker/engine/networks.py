@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 
 from sdworker.engine.device import fetch, mark, send, time_call
-from sdworker.engine.model_files import ModelError, check_complete, check_model_folder
+from sdworker.engine.model_files import ModelError, check_complete, check_finite, check_model_folder
 from sdworker.engine.preparation import Means, preparation
 from sdworker.engine.prepared import Prepared
 from sdworker.engine.text import Tokens, load_text_encoder, load_tokenizer
@@ -94,7 +94,9 @@ class Networks:
                 ),
             )
             check_complete(folder / name, info)
-            return module.to(device).eval().requires_grad_(False)
+            module = module.to(device).eval().requires_grad_(False)
+            check_finite(folder / name, module)
+            return module
 
         unet = network("unet", UNet2DConditionModel)
         _check_unet(unet, folder)
@@ -110,11 +112,13 @@ class Networks:
                 folder / "text_encoder", dtype=dtype, variant=checked.variants["text_encoder"]
             ),
         )
+        text_encoder = text_encoder.to(device).eval().requires_grad_(False)
+        check_finite(folder / "text_encoder", text_encoder)
         return cls(
             tokenizer=_load(
                 folder / "tokenizer", lambda: load_tokenizer(folder / "tokenizer", text_encoder.positions)
             ),
-            text_encoder=text_encoder.to(device).eval().requires_grad_(False),
+            text_encoder=text_encoder,
             unet=unet,
             vae=vae,
             scheduler_config=checked.scheduler_config,
