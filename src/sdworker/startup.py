@@ -14,6 +14,7 @@ import torch
 from sdworker import nvidia
 from sdworker.engine.engine import Engine
 from sdworker.engine.model_config import ModelError, shown
+from sdworker.engine.model_files import why_not
 from sdworker.engine.networks import Networks
 from sdworker.engine.preparation import Means
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
@@ -95,11 +96,13 @@ def _try_out(networks: Networks, folder: Path) -> None:
             part = "unet"
             results.append(networks.predict(*networks.example_inputs(1, _SMALLEST)))
             part = "vae"
-            networks.decode(torch.zeros(1, networks.latent_channels, *_SMALLEST, device=networks.device)).pixels()
+            networks.decode(
+                torch.zeros(1, networks.latent_channels, *_SMALLEST, device=networks.device)
+            ).pixels()
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # networks that do not fit each other raise anything; the cause is kept
-        raise ModelError(f"{shown(folder / part)} loads, but does not run: {_first_line(error)}") from error
+        raise ModelError(f"{shown(folder / part)} loads, but does not run: {why_not(error)}") from error
     for part, result in zip(("text_encoder", "unet"), results, strict=True):
         if not bool(result.isfinite().all()):
             raise ModelError(f"{shown(folder / part)} gives numbers that are not finite in {networks.dtype}")
@@ -116,17 +119,13 @@ def _check_samplers(settings: Settings, networks: Networks, folder: Path) -> Non
     try:
         tables.get("Euler", 2)
     except Exception as error:  # a scheduler raises anything on a configuration that it does not expect
-        raise ModelError(f"{file} makes no noise schedule: {_first_line(error)}") from error
+        raise ModelError(f"{file} makes no noise schedule: {why_not(error)}") from error
     try:
         tables.get(settings.default_scheduler, settings.default_steps)
     except TableError as error:
         raise SettingsError(f"DEFAULT_SCHEDULER, DEFAULT_STEPS: {error}") from None
     except Exception as error:
-        raise ModelError(f"{file} does not suit {settings.default_scheduler}: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{file} does not suit {settings.default_scheduler}: {why_not(error)}") from error
 
 
 def _keep_compiled(folder: Path | None) -> None:

@@ -91,9 +91,7 @@ class UnetConfig(_Config):
 class VaeConfig(_Config):
     """`vae/config.json`."""
 
-    kind: Literal["AutoencoderKL"] = Field(
-        "AutoencoderKL", alias="_class_name", description="AutoencoderKL"
-    )
+    kind: Literal["AutoencoderKL"] = Field("AutoencoderKL", alias="_class_name", description="AutoencoderKL")
     scaling_factor: Number = Field(0.18215, gt=0, le=1000, description="a number above 0")
     shift_factor: Number | None = Field(None, description=f"{_NUMBER}, or null")
     in_channels: Literal[3] = Field(3, description="3")
@@ -200,7 +198,8 @@ class SchedulerConfig(_Config):
         betas = self.trained_betas
         if betas is not None and len(betas) != self.num_train_timesteps:
             raise _wrong(
-                "trained_betas", f"has {len(betas)} numbers for {self.num_train_timesteps} num_train_timesteps"
+                "trained_betas",
+                f"has {len(betas)} numbers for {self.num_train_timesteps} num_train_timesteps",
             )
         if betas is not None and not all(0 < beta < 1 for beta in betas):
             raise _wrong("trained_betas", "has numbers that are not between 0 and 1")
@@ -275,9 +274,7 @@ def _describe(schema: type[_Config], problem: ErrorDetails) -> str:
     if not problem["loc"]:
         return "it should hold a JSON object"
     key = str(problem["loc"][0])
-    field = next(
-        field for name, field in schema.model_fields.items() if key in (name, field.alias)
-    )
+    field = next(field for name, field in schema.model_fields.items() if key in (name, field.alias))
     if problem["type"] == "missing":
         return f"{key} is missing; it should be {field.description}"
     # A list's element is told as itself; a choice of types has the whole value as its input already.

@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 import struct
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ from sdworker.engine.model_config import (
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ModelError", "ModelFolder", "check_complete", "check_finite", "check_model_folder"]
+__all__ = ["ModelError", "ModelFolder", "check_complete", "check_finite", "check_model_folder", "why_not"]
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,17 @@ def check_finite(folder: Path, network: "nn.Module") -> None:
         # The sum of finite numbers may be infinite, if hardly ever.
         if not is_finite and not bool(weight.detach().isfinite().all()):
             raise ModelError(f"{shown(folder)} is damaged: its weight {name} holds NaN or infinity")
+
+
+def why_not(error: BaseException) -> str:
+    """What a library meant when it could not load something, in a line."""
+    text = str(error).strip() or type(error).__name__
+    misshapen = re.search(r"(\S+) expected shape torch\.Size\((.+?)\), but got torch\.Size\((.+?)\)", text)
+    if misshapen:
+        name, wanted, found = misshapen.groups()
+        return f"its weight {name} has the shape {found}, and should have {wanted}"
+    line = text.splitlines()[0]
+    return f"{line} is missing or unknown" if isinstance(error, KeyError) else line
 
 
 def _check_tokenizer(folder: Path, text: TextConfig) -> None:
