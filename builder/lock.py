@@ -52,6 +52,15 @@ class Pin:
         self.version = found[2]
         self.text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
         self.is_hashed = "--hash=sha256:" in self.text
+        marker = lines[0].partition(";")[2].rstrip("\\ ").strip()
+        self.marker: str | None = marker or None
+
+    @property
+    def applies(self) -> bool:
+        """Whether it is installed on a machine like this one."""
+        from packaging.markers import Marker  # comes with what is locked; not needed to lock it
+
+        return self.marker is None or Marker(self.marker).evaluate()
 
     @property
     def is_of_a_build(self) -> bool:
@@ -107,7 +116,7 @@ def _write_all(uv: str, upgrade: bool) -> None:
         _write("requirements.lock", (pin for pin in run if not pin.is_of_a_build))
         _write("requirements-torch-cu130.lock", (pin for pin in run if pin.is_of_a_build))
         pinned = {pin.name for pin in run}
-        constraints = [f"{pin.name}=={pin.version}" for pin in run if ";" not in pin.text.split("\\")[0]]
+        constraints = [f"{pin.name}=={pin.version}" for pin in run if pin.marker is None]
         dev = resolve(["--extra", "dev", project], [TORCH, *constraints], ["requirements-dev.lock"])
         _write("requirements-dev.lock", (pin for pin in dev if pin.name not in pinned))
         _write("requirements-tools.lock", resolve(resolve.file(TOOLS), [], ["requirements-tools.lock"]))

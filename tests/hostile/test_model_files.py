@@ -1,4 +1,4 @@
-"""Damaged model folders: each is refused at the start, in one sentence that names the file and what is wrong in it.
+"""Damaged model folders: each is refused at the start, in one sentence that names the file and what is wrong.
 
 A small model is made once; each case damages a copy of it, by hard links, so that one file is written and the
 others are shared.
