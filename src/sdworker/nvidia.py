@@ -76,8 +76,8 @@ def unbuilt_card(name: str, capability: tuple[int, int], architectures: Sequence
         return None
     low, high = (f"{a}.{b}" for a, b in (min(b[1:] for b in built), max(b[1:] for b in built)))
     return (
-        f"this torch has no kernels for the {name} (compute capability {major}.{minor}; it was built for {low} to "
-        f"{high}): the image for CUDA 13 has them for Blackwell and later, the one for CUDA 12.6 for Volta and older"
+        f"this torch has no kernels for the {name} (compute capability {major}.{minor}; it was built for {low} "
+        f"to {high}): the image for CUDA 13 has them for Blackwell, the one for CUDA 12.6 for Volta and older"
     )
 
 

@@ -93,8 +93,8 @@ class Settings(BaseSettings):
     )
     device: Device = Field(
         Device.AUTO,
-        description="`auto` takes CUDA, and the CPU only where there is no NVIDIA driver. `cuda`, which the image sets, "
-        "stops the start where there is no CUDA device that torch can use.",
+        description="`auto` takes CUDA, and the CPU only where there is no NVIDIA driver. "
+        "`cuda`, which the image sets, stops the start where there is no CUDA device that torch can use.",
     )
     precision: Precision = Field(Precision.AUTO, description="`auto` is fp16 on CUDA and fp32 on a CPU.")
     attention: Attention = Field(

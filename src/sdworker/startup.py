@@ -64,7 +64,11 @@ def build_worker(settings: Settings) -> Worker:
     _check_samplers(settings, networks, folder)
     log.info("loaded in %.2f s", time.perf_counter() - began)
     engine = Engine(networks, max_rows=settings.max_rows, threads=threads)
-    return Worker(settings, engine, model_name=_model_name(folder))
+    try:
+        return Worker(settings, engine, model_name=_model_name(folder))
+    except SettingsError:
+        engine.close(finish=False)  # its thread would keep the process
+        raise
 
 
 def _load(folder: Path, **options: Any) -> Networks:
