@@ -118,18 +118,20 @@ def _check_samplers(settings: Settings, networks: Networks, folder: Path) -> Non
     Raises:
         ModelError, SettingsError: it does not; naming the file, or the variable where that is at fault.
     """
-    file = shown(folder / "scheduler" / "scheduler_config.json")
     tables = SamplerTables(networks.scheduler_config, torch.device("cpu"))
     try:
-        tables.get("Euler", 2)
-    except Exception as error:  # a scheduler raises anything on a configuration that it does not expect
-        raise ModelError(f"{file} makes no noise schedule: {why_not(error)}") from error
-    try:
         tables.get(settings.default_scheduler, settings.default_steps)
-    except TableError as error:
-        raise SettingsError(f"DEFAULT_SCHEDULER, DEFAULT_STEPS: {error}") from None
+        return
+    except Exception as error:  # a scheduler raises anything on a configuration that it does not expect
+        cause = error
+    file = shown(folder / "scheduler" / "scheduler_config.json")
+    try:
+        tables.get("Euler", 2)
     except Exception as error:
-        raise ModelError(f"{file} does not suit {settings.default_scheduler}: {why_not(error)}") from error
+        raise ModelError(f"{file} makes no noise schedule: {why_not(error)}") from error
+    if isinstance(cause, TableError):
+        raise SettingsError(f"DEFAULT_SCHEDULER, DEFAULT_STEPS: {cause}") from cause
+    raise ModelError(f"{file} does not suit {settings.default_scheduler}: {why_not(cause)}") from cause
 
 
 def _keep_compiled(folder: Path | None) -> None:
@@ -176,15 +178,16 @@ def _find_device(settings: Settings) -> torch.device:
             return torch.device("cpu")
         reason = nvidia.why_no_device(torch_version=torch.__version__, cuda=torch.version.cuda)
         raise SettingsError(f"DEVICE: is {settings.device}, but {reason}; DEVICE=cpu draws on the CPU")
+    unusable: str | None
     try:
         torch.zeros(1, device="cuda")
-        reason = nvidia.unbuilt_card(
+        unusable = nvidia.unbuilt_card(
             torch.cuda.get_device_name(), torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
         )
     except RuntimeError as error:  # a card that is broken, or taken by somebody else
-        reason = f"the GPU cannot be used: {str(error).strip().splitlines()[0]}"
-    if reason:
-        raise SettingsError(f"DEVICE: is {settings.device}, but {reason}")
+        unusable = f"the GPU cannot be used: {why_not(error)}"
+    if unusable:
+        raise SettingsError(f"DEVICE: is {settings.device}, but {unusable}")
     return torch.device("cuda")
 
 

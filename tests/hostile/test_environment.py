@@ -10,7 +10,7 @@ import sys
 import threading
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -255,9 +255,7 @@ def test_settings_that_cannot_work_together_are_refused_by_name(
 # ---- the real start
 
 
-def run(
-    *, drop: tuple[str, ...] = (), cwd: Path = ROOT, **variables: str
-) -> "subprocess.CompletedProcess[str]":
+def run(variables: dict[str, str], *, drop: Container[str] = ()) -> "subprocess.CompletedProcess[str]":
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -266,7 +264,7 @@ def run(
     job = '{"input": {"prompt": "x", "width": 64, "height": 64, "steps": 1}}'
     return subprocess.run(
         [sys.executable, "handler.py", "--test_input", job],
-        cwd=cwd,
+        cwd=ROOT,
         env={**kept, "DEVICE": "cpu", **variables},
         capture_output=True,
         text=True,
@@ -316,15 +314,14 @@ HARMLESS: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_what_does_not_concern_it_does_not_stop_it(kind: str) -> None:
-    done = run(drop=("HOME",) if "home" in kind else (), **HARMLESS[kind])
+    done = run(HARMLESS[kind])
     assert done.returncode == 0, done.stderr[-2000:]
     assert "completed successfully" in done.stdout
     assert "Traceback" not in done.stderr
 
 
 def test_without_a_home_and_with_next_to_no_environment_it_draws() -> None:
-    everything = tuple(os.environ)
-    done = run(drop=everything)
+    done = run({}, drop=os.environ)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -339,7 +336,7 @@ def test_without_a_home_and_with_next_to_no_environment_it_draws() -> None:
     ids=["too few pixels", "endless name", "secret", "several"],
 )
 def test_the_process_ends_with_one_sentence_and_no_secret(variables: dict[str, str], named: str) -> None:
-    done = run(**variables)
+    done = run(variables)
     assert done.returncode == 1, done.stderr[-2000:]
     (line,) = [line for line in done.stderr.splitlines() if "cannot start" in line]
     assert named in line

@@ -177,6 +177,8 @@ def wrong_values(name: str, expects: str, table: dict[str, list[Any]]) -> Iterat
             yield Case(f"{key} {expects}", values(name, **{key: value}), (name, key))
 
 
+_NO_NAMES: list[Any] = [None, 5, ["StableDiffusionPipeline"], {}, "x\ny"]
+
 CASES: list[Case] = [
     *wrong_values(
         UNET,
@@ -273,7 +275,7 @@ CASES: list[Case] = [
     ),
     *(
         Case("a class is one name", values(INDEX, _class_name=value), (INDEX, "this worker serves"))
-        for value in (None, 5, ["StableDiffusionPipeline"], {}, "x\ny")
+        for value in _NO_NAMES
     ),
     Case(
         "a model with two encoders is another family",
