@@ -16,8 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from bench.forwards import Forward, Instant, instant, step_times
 from bench.laps import Laps
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.tables import make_scheduler
+from sdworker.samplers import SAMPLERS
 
 __all__ = ["draw"]
 

@@ -18,8 +18,8 @@ from typing import Any, get_args
 from pydantic import HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.request import Contract, Request, aliases_of
+from sdworker.samplers import SAMPLERS
 from sdworker.settings import Settings
 from sdworker.wording import allowed_by
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from sdworker.engine.samplers import SAMPLERS, UnknownSampler, find_sampler
+from sdworker.samplers import SAMPLERS, UnknownSampler, find_sampler
 from sdworker.settings import Settings, SettingsError
 from sdworker.wording import allowed_by, show
 

@@ -13,7 +13,7 @@ from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from sdworker.engine.samplers import find_sampler
+from sdworker.samplers import find_sampler
 
 __all__ = [
     "Attention",

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.generation_data import parameters_text
 from sdworker.request import Request
+from sdworker.samplers import SAMPLERS
 
 # The grammar of the last line, as `re_param` in the web UI's modules/infotext_utils.py has it.
 PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')

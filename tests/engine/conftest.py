@@ -13,9 +13,9 @@ from PIL import Image
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.networks import Networks
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.tables import make_scheduler
 from sdworker.engine.vae import ComingImage
+from sdworker.samplers import SAMPLERS
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ import torch
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
-from sdworker.engine.samplers import SAMPLERS
+from sdworker.samplers import SAMPLERS
 
 from .conftest import CPU, RecordingNetworks, Reference
 

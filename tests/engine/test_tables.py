@@ -8,8 +8,8 @@ import diffusers
 import pytest
 import torch
 
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.tables import SamplerTables, Table, TableError, first_step, make_scheduler, probe
+from sdworker.samplers import SAMPLERS
 
 SD15 = {
     "_class_name": "PNDMScheduler",

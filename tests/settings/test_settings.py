@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from sdworker.engine.samplers import SAMPLERS
+from sdworker.samplers import SAMPLERS
 from sdworker.settings import (
     Attention,
     BucketAddressing,

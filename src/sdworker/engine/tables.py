@@ -24,7 +24,7 @@ from typing import Any
 import diffusers
 import torch
 
-from sdworker.engine.samplers import SAMPLERS, Sampler
+from sdworker.samplers import SAMPLERS, Sampler
 
 __all__ = ["Blend", "SamplerTables", "Table", "TableError", "first_step", "make_scheduler", "probe"]
 

@@ -1,6 +1,6 @@
 """Names of samplers, and the diffusers scheduler and configuration each one stands for.
 
-Declared once: validation, documentation and the engine's tables (`tables.py`) all read this catalogue.
+Declared once: validation, documentation and the engine's tables (`engine/tables.py`) all read this catalogue.
 Imports neither torch nor diffusers, so a request can be checked before anything heavy is loaded.
 
 The mapping from AUTOMATIC1111's names follows the table in diffusers' documentation

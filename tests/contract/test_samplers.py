@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdworker.engine.samplers import SAMPLERS, Sampler, UnknownSampler, find_sampler
+from sdworker.samplers import SAMPLERS, Sampler, UnknownSampler, find_sampler
 
 V1_WORKER = {
     "DDIM": "DDIM",
