@@ -9,6 +9,7 @@ import json
 
 from sdworker import __version__
 from sdworker.request import Request
+from sdworker.samplers import PAIRS, SCHEDULES
 
 __all__ = ["parameters_text"]
 
@@ -21,9 +22,10 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
         size: its width and height in pixels.
         model: what the model calls itself.
     """
+    sampler = PAIRS[request.scheduler]
     facts: dict[str, object] = {
         "Steps": request.num_inference_steps,
-        "Sampler": request.scheduler,
+        "Sampler": sampler.method,
         "CFG scale": request.guidance_scale,
         "Seed": seed,
         "Size": f"{size[0]}x{size[1]}",
@@ -31,6 +33,8 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
     }
     if request.init_image is not None:
         facts["Denoising strength"] = request.prompt_strength
+    if sampler.schedule is not None:
+        facts["Schedule type"] = SCHEDULES[sampler.schedule].label
     facts["Version"] = f"sdworker {__version__}"
     lines = [request.prompt]
     if request.negative_prompt:
