@@ -21,7 +21,7 @@ Place = tuple[str | int, ...]
 _MOST_UNKNOWN = 5  # of an object's unknown keys are named; a wrong document must not give a page of errors
 _MOST_ITEMS = 1000  # of a list without a limit of its own are looked into before its length is judged
 _LONGEST_NAME = 60
-_ALIKE = 0.7  # how much of two names must be the same letters for one to be taken for the other
+_ALIKE = 0.81  # how much of two names must be the same letters for one to be taken for the other
 
 
 @dataclass(frozen=True)
@@ -123,24 +123,39 @@ def entries(
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant: but for a slip the same letters, or the beginning of it; else None."""
-    wanted = _letters(name[:_LONGEST_NAME])
-    by_letters = {_letters(known): known for known in names}
-    close = difflib.get_close_matches(wanted, by_letters, n=1, cutoff=_ALIKE)
+    """The name that was probably meant, else None: it has the same words abbreviated, or nearly the same letters."""
+    name = name[:_LONGEST_NAME]
+    words = _words(name)
+    abbreviated = [known for known in names if words and _abbreviates(words, _words(known))]
+    if abbreviated:
+        return min(abbreviated, key=len)
+    by_letters = {"".join(_words(known)): known for known in names}
+    swapped = [known for letters, known in by_letters.items() if sorted(letters) == sorted("".join(words))]
+    if swapped:
+        return swapped[0]
+    close = difflib.get_close_matches("".join(words), by_letters, n=1, cutoff=_ALIKE)
     if close:
         return by_letters[close[0]]
-    begun = [known for letters, known in by_letters.items() if letters.startswith(wanted)]
-    return min(begun, key=len) if begun and len(wanted) >= 3 else None
+    one_word = [known for known in names if len(words) == 1 and len(name) >= 5 and words[0] in _words(known)]
+    return one_word[0] if len(one_word) == 1 else None
+
+
+def _abbreviates(words: list[str], known: list[str]) -> bool:
+    """neg_prompt is negative_prompt, num_steps num_inference_steps, cfg cfg_scale; three letters are the least."""
+    if any(len(word) < 3 for word in words) or not known[0].startswith(words[0]):
+        return False
+    rest = iter(known)
+    return all(any(whole.startswith(word) for whole in rest) for word in words)
+
+
+def _words(name: str) -> list[str]:
+    """negativePrompt, negative-prompt and negative_prompt are one."""
+    return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
 
 
 @cache
 def _names(model: type[BaseModel]) -> dict[str, str]:
     return names_of(model)
-
-
-def _letters(name: str) -> str:
-    """negativePrompt and negative-prompt are one."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _unknown(key: object, names: Iterable[str], inside: str) -> str:
