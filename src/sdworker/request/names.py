@@ -123,7 +123,7 @@ def entries(
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant, else None: it has the same words abbreviated, or nearly the same letters."""
+    """The name that was probably meant: this one cuts its words short, or has nearly its letters; or None."""
     name = name[:_LONGEST_NAME]
     words = _words(name)
     abbreviated = [known for known in names if words and _abbreviates(words, _words(known))]

@@ -64,7 +64,6 @@ def _equal(value: object, harmless: object) -> bool:
 
 
 _OFF = (False,)
-_NOTHING = ("", [], {})
 _HIRES = "a second pass in a larger size"
 _REFINER = "a second model"
 _VARIATION = "a variation of another seed"
@@ -78,7 +77,7 @@ FOREIGN: Mapping[str, Foreign] = {
         Foreign("override_settings", "other settings of the web UI", ({},)),
         Foreign("override_settings_restore_afterwards", ""),
         Foreign("script_name", "a script", ("",)),
-        Foreign("script_args", "a script", _NOTHING),
+        Foreign("script_args", ""),
         Foreign("styles", "saved styles", ([], [""]), instead="write them into the prompt"),
         Foreign("restore_faces", "face restoration", _OFF),
         Foreign("tiling", "tiling", _OFF),
@@ -86,7 +85,8 @@ FOREIGN: Mapping[str, Foreign] = {
         *(
             Foreign(name, "")
             for name in (
-                "firstphase_width", "firstphase_height", "hr_scale", "hr_upscaler", "hr_second_pass_steps",
+                "firstpass_image", "firstphase_width", "firstphase_height", "hr_scale", "hr_upscaler",
+                "hr_second_pass_steps",
                 "hr_resize_x", "hr_resize_y", "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler",
                 "hr_prompt", "hr_negative_prompt", "hr_cfg", "hr_additional_modules",
             )
