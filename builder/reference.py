@@ -151,6 +151,8 @@ def _harmless(key: Foreign) -> str:
     if key.harmless is None:
         return "always"
     values = ["`null`", *(f"`{json.dumps(value)}`" for value in key.harmless)]
+    inside = (f"`{name}` of {json.dumps(value)[1:-1]}" for name, value in key.inside.items())
+    values = [*values, *inside]
     return ", ".join(values) + (f"; anything without a `{key.needs}`" if key.needs else "")
 
 

@@ -31,6 +31,8 @@ __all__ = [
     "UnknownSchedule",
     "find_sampler",
     "find_schedule",
+    "is_sampler",
+    "is_schedule",
     "with_schedule",
 ]
 
@@ -233,13 +235,23 @@ SAMPLERS: Mapping[str, Sampler] = MappingProxyType({sampler.name: sampler for sa
 """The samplers to choose from, by canonical name: the methods, and the pairs with names that people know."""
 
 
+def is_sampler(name: str) -> bool:
+    """Whether a sampler goes by that name."""
+    return _key(name) in _BY_ALIAS
+
+
+def is_schedule(name: str) -> bool:
+    """Whether a schedule goes by that name; `AUTOMATIC` counts."""
+    return _key(name) in _SCHEDULE_BY_ALIAS
+
+
 def find_sampler(name: str) -> Sampler:
     """The sampler a user means, with or without a schedule in its name; case and punctuation do not matter.
 
     Raises:
         UnknownSampler: naming the nearest samplers.
     """
-    found = _BY_ALIAS.get(_normalise(name[: 2 * _LONGEST_NAME]))
+    found = _BY_ALIAS.get(_key(name))
     if found is None:
         raise UnknownSampler(f"is not a sampler; {_nearest(name)}")
     return found
@@ -251,7 +263,7 @@ def find_schedule(name: str) -> str:
     Raises:
         UnknownSchedule: listing them all.
     """
-    found = _SCHEDULE_BY_ALIAS.get(_normalise(name[: 2 * _LONGEST_NAME]))
+    found = _SCHEDULE_BY_ALIAS.get(_key(name))
     if found is None:
         raise UnknownSchedule(f"is not a schedule; allowed: {', '.join((AUTOMATIC, *SCHEDULES))}")
     return found
@@ -279,6 +291,10 @@ def with_schedule(sampler: Sampler, schedule: str) -> Sampler:
         can = [pair.schedule for pair in PAIRS.values() if pair.method == sampler.method and pair.schedule]
         raise UnknownSchedule(f"cannot be had with {sampler.method}; allowed: {', '.join((AUTOMATIC, *can))}")
     return found
+
+
+def _key(name: str) -> str:
+    return _normalise(name[: 2 * _LONGEST_NAME])
 
 
 def _normalise(name: str) -> str:

@@ -137,6 +137,16 @@ class TestWebUi:
         assert message.startswith(f"{key}: ")
         assert ", which this worker does not do; " in message
 
+    def test_settings_that_change_nothing_are_ignored_and_others_named(self, contract: Contract) -> None:
+        contract.parse({"prompt": "x", "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_vae": None}})
+        message = refusal(
+            contract, override_settings={"sd_model_checkpoint": "b", "CLIP_stop_at_last_layers": 1}
+        )
+        assert message == (
+            "override_settings: 'sd_model_checkpoint' asks for other settings of the web UI, which this worker "
+            "does not do; leave it out"
+        )
+
     def test_what_concerns_a_mask_alone_is_nothing_without_one(self, contract: Contract) -> None:
         contract.parse({"prompt": "x", "mask_blur": 4, "inpainting_fill": 0, "mask": ""})
         with_mask = {"init_image": PICTURE, "mask_image": PICTURE}

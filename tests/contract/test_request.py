@@ -123,10 +123,12 @@ class TestLimits:
     @pytest.mark.parametrize("picture", [{}, {"init_image": "data:,"}], ids=["without", "with a picture"])
     def test_strength_is_from_0_to_1(self, contract: Contract, picture: dict[str, Any]) -> None:
         given = {"prompt": "x", **picture}
-        for value in (0, 0.001, 0.8, 1, 1.0):
+        allowed: tuple[float, ...] = (0, 0.001, 0.8, 1, 1.0)
+        refused: tuple[Any, ...] = (-0.1, 1.01, "1", True, math.nan)
+        for value in allowed:
             assert contract.parse({**given, "prompt_strength": value}).prompt_strength == value
-        for value in (-0.1, 1.01, "1", True, math.nan):
-            assert refusal(contract, {**given, "prompt_strength": value}).startswith("prompt_strength: ")
+        for wrong in refused:
+            assert refusal(contract, {**given, "prompt_strength": wrong}).startswith("prompt_strength: ")
 
     def test_the_last_images_seed_is_in_range_too(self, contract: Contract) -> None:
         contract.parse({"prompt": "x", "seed": LARGEST - 4, "num_outputs": 4})

@@ -30,6 +30,12 @@ def deep(levels: int, innermost: Any = 1) -> Any:
     return innermost
 
 
+def holds_itself() -> list[Any]:
+    inner: list[Any] = []
+    inner.append(inner)
+    return inner
+
+
 class OddMapping(dict[str, Any]):
     """A dict that says it has more than it has."""
 
@@ -155,10 +161,14 @@ FIELDS: list[tuple[str, dict[Any, Any], str]] = [
     ),
     (
         "100,000 levels of override settings",
-        {"override_settings": deep(100_000)},
-        "override_settings: an object",
+        {"override_settings": deep(99_999)},
+        "override_settings: 'a' asks for",
     ),
-    ("100,000 levels of scripts", {"alwayson_scripts": {"a": deep(100_000)}}, "alwayson_scripts: an object"),
+    (
+        "100,000 levels of scripts",
+        {"alwayson_scripts": {"a": deep(100_000)}},
+        "alwayson_scripts: 'a' asks for",
+    ),
     ("100,000 levels of script arguments", {"script_args": deep(100_000)}, TAKEN),
     ("100,000 levels of init images", {"init_images": [deep(100_000)]}, "init_images (init_image): "),
     ("a million init images", {"init_images": [SECRET] * 1_000_000}, "init_images: a list of 1000000"),
@@ -166,7 +176,7 @@ FIELDS: list[tuple[str, dict[Any, Any], str]] = [
     ("init images of nothing", {"init_images": [None]}, TAKEN),
     ("init images of nothing but text", {"init_images": [""]}, TAKEN),
     ("a million styles", {"styles": ["a"] * 1_000_000}, "styles: a list asks for saved styles"),
-    ("a list that holds itself", {"styles": (lambda a: a.append(a) or a)([])}, "styles: a list asks for"),
+    ("a list that holds itself", {"styles": holds_itself()}, "styles: a list asks for"),
     # Keys.
     ("a key self", {"self": 1}, "'self': there is no such field"),
     ("a key __class__", {"__class__": "x"}, "'__class__': there is no such field"),
@@ -212,6 +222,12 @@ FIELDS: list[tuple[str, dict[Any, Any], str]] = [
     ("a boolean that is 0", {"restore_faces": 0}, "restore_faces: 0 asks for face restoration"),
     ("a boolean that is text", {"enable_hr": "true"}, "enable_hr: 'true' asks for a second pass"),
     ("NaN of churn", {"s_churn": math.nan}, "s_churn: nan asks for extra noise"),
+    (
+        "100,000 settings",
+        {"override_settings": {f"k{i}": i for i in range(100_000)}},
+        "and 99997 more asks for",
+    ),
+    ("settings with odd keys", {"override_settings": {"\ud800": 1, None: 2}}, "'\\ud800', null asks for"),
     ("settings as a list", {"override_settings": [1]}, "override_settings: a list asks for other settings"),
     ("settings as text", {"override_settings": "{}"}, "override_settings: '{}' asks for other settings"),
     ("all of it at once", {"tiling": 1, "enable_hr": 1, "eta": 1, "api": 1}, "tiling: 1 asks for tiling"),

@@ -121,8 +121,8 @@ def _turbo(steps: int, model: np.ndarray) -> np.ndarray:
 
 
 def _karras(steps: int, model: np.ndarray) -> np.ndarray:
-    ends = model[[-1, 0]] ** (1 / _RHO)
-    return np.linspace(*ends, steps) ** _RHO
+    highest, lowest = (float(model[i]) ** (1 / _RHO) for i in (-1, 0))
+    return np.linspace(highest, lowest, steps) ** _RHO
 
 
 def _exponential(steps: int, model: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sdworker.request.declaration import LARGEST_SEED, Request
-from sdworker.request.marks import AtMost, mark_of
+from sdworker.request.marks import AtMost, marked
 from sdworker.request.names import Named
 from sdworker.request.problems import allowed
 from sdworker.request.sizes import Sizes
@@ -46,10 +46,9 @@ class Seen:
 
 def within(field: str, settings: Settings) -> str:
     """In words, what a field that a setting limits accepts."""
-    info = Request.model_fields[field]
-    limit = mark_of(info, AtMost)
-    assert limit is not None, f"{field} has a setting for its limit"
-    return f"{allowed_by(info, at_most=getattr(settings, limit.setting))} ({limit.setting.upper()})"
+    setting = marked(Request, AtMost)[field].setting
+    words = allowed_by(Request.model_fields[field], at_most=getattr(settings, setting))
+    return f"{words} ({setting.upper()})"
 
 
 def sampler_of(request: Request, named: Named, settings: Settings) -> Sampler:
@@ -75,11 +74,10 @@ def sampler_of(request: Request, named: Named, settings: Settings) -> Sampler:
 
 def _limits(seen: Seen) -> Iterator[str]:
     """Fields whose largest value, or longest list, is a setting."""
-    for field, info in Request.model_fields.items():
-        limit = mark_of(info, AtMost)
+    for field, limit in marked(Request, AtMost).items():
         value = getattr(seen.request, field)
         size = len(value) if isinstance(value, tuple) else value
-        if limit is not None and size > getattr(seen.settings, limit.setting):
+        if size > getattr(seen.settings, limit.setting):
             given = f"a list of {size}" if isinstance(value, tuple) else show(value)
             yield f"{seen.named.label(field)}: {given} is out of range; allowed: {within(field, seen.settings)}"
 

@@ -8,7 +8,7 @@ from typing import Any
 from sdworker.request import peers
 from sdworker.request.checks import CHECKS, Seen, sampler_of, within
 from sdworker.request.declaration import Request
-from sdworker.request.marks import AtMost, DefaultFrom, mark_of
+from sdworker.request.marks import AtMost, DefaultFrom, marked
 from sdworker.request.names import Named, entries
 from sdworker.request.problems import InputError, allowed, check_fields, joined
 from sdworker.request.schema import schema_of
@@ -77,10 +77,9 @@ class Contract:
         properties = schema["properties"]
         for field, default in self._defaults().items():
             properties[field]["default"] = default
-        for field, info in Request.model_fields.items():
-            if limit := mark_of(info, AtMost):
-                most = "maxItems" if "array" in properties[field]["type"] else "maximum"
-                properties[field][most] = getattr(self.settings, limit.setting)
+        for field, limit in marked(Request, AtMost).items():
+            most = "maxItems" if "array" in properties[field]["type"] else "maximum"
+            properties[field][most] = getattr(self.settings, limit.setting)
         properties["width"]["default"], properties["height"]["default"] = self.default_size
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -92,10 +91,9 @@ class Contract:
 
     def allowed(self, field: str) -> str:
         """In words, what a field accepts in this deployment."""
-        info = Request.model_fields[field]
-        if mark_of(info, AtMost):
+        if field in marked(Request, AtMost):
             return within(field, self.settings)
-        return self.sizes.allowed() if field in ("width", "height") else allowed(info)
+        return self.sizes.allowed() if field in ("width", "height") else allowed(Request.model_fields[field])
 
     def size_for(self, request: Request, picture: tuple[int, int]) -> tuple[int, int]:
         """Width and height of the images of a request that starts from a picture of that size.
@@ -111,8 +109,7 @@ class Contract:
 
     def _defaults(self) -> dict[str, Any]:
         """Of this deployment, where it sets its own."""
-        marked = {field: mark_of(info, DefaultFrom) for field, info in Request.model_fields.items()}
-        return {field: getattr(self.settings, mark.setting) for field, mark in marked.items() if mark}
+        return {f: getattr(self.settings, mark.setting) for f, mark in marked(Request, DefaultFrom).items()}
 
     def _complete(self, request: Request, named: Named) -> Request:
         sampler = sampler_of(request, named, self.settings)

@@ -3,8 +3,9 @@
 A mark stands in the field's `Annotated`: `Annotated[Int, Also("steps"), DefaultFrom("default_steps")]`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -23,6 +24,7 @@ __all__ = [
     "Private",
     "also_called",
     "mark_of",
+    "marked",
     "names_of",
     "part_of",
     "whole",
@@ -85,6 +87,13 @@ _Mark = TypeVar("_Mark")
 def mark_of(info: FieldInfo, kind: type[_Mark]) -> _Mark | None:
     """A field's mark of that kind."""
     return next((mark for mark in info.metadata if isinstance(mark, kind)), None)
+
+
+@cache
+def marked(model: type[BaseModel], kind: type[_Mark]) -> Mapping[str, _Mark]:
+    """The fields of a model that have a mark of that kind → the mark."""
+    marks = {field: mark_of(info, kind) for field, info in model.model_fields.items()}
+    return {field: mark for field, mark in marks.items() if mark is not None}
 
 
 def also_called(info: FieldInfo) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from annotated_types import MaxLen
 from pydantic import BaseModel
 
-from sdworker.request.marks import EmptyIsNull, mark_of, names_of, part_of
+from sdworker.request.marks import EmptyIsNull, marked, names_of, part_of
 from sdworker.wording import show
 
 __all__ = ["Entry", "Named", "Place", "entries", "nearest"]
@@ -68,9 +68,8 @@ class Named:
     def _object(self, model: type[BaseModel], found: Iterable[Entry], place: Place) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for entry in found:
-            info = model.model_fields[entry.field]
             here = (*place, entry.field)
-            if entry.value is None or (entry.value == "" and mark_of(info, EmptyIsNull)):
+            if entry.value is None or (entry.value == "" and entry.field in marked(model, EmptyIsNull)):
                 continue
             if entry.field in values:
                 if not _same(values[entry.field], entry.value):
@@ -85,14 +84,14 @@ class Named:
 
     def _value(self, model: type[BaseModel], entry: Entry, here: Place) -> Any:
         """The value of a field, with the objects inside it by field as well."""
-        info = model.model_fields[entry.field]
-        inside = part_of(info)
+        inside = _inside(model).get(entry.field)
         if inside is None:
             return entry.value
         part, listed = inside
         if not listed:
             return self._inner(part, entry.value, here)
-        limit = next((mark.max_length for mark in info.metadata if isinstance(mark, MaxLen)), _MOST_ITEMS)
+        longest = marked(model, MaxLen).get(entry.field)
+        limit = longest.max_length if longest else _MOST_ITEMS
         if not isinstance(entry.value, (list, tuple)) or len(entry.value) > limit:
             return entry.value
         return [self._inner(part, item, (*here, i)) for i, item in enumerate(entry.value)]
@@ -151,6 +150,13 @@ def _abbreviates(words: list[str], known: list[str]) -> bool:
 def _words(name: str) -> list[str]:
     """negativePrompt, negative-prompt and negative_prompt are one."""
     return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+
+
+@cache
+def _inside(model: type[BaseModel]) -> dict[str, tuple[type[BaseModel], bool]]:
+    """The fields of a model that take objects → the objects' model, and whether it is a list of them."""
+    parts = {field: part_of(info) for field, info in model.model_fields.items()}
+    return {field: part for field, part in parts.items() if part}
 
 
 @cache

@@ -6,14 +6,15 @@ The latter are ignored where they ask for nothing, which is what a peer's defaul
 the reason, where they ask for something. Nobody gets another picture than asked for without being told.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from sdworker.request.declaration import Request
 from sdworker.request.marks import names_of
 from sdworker.request.names import Entry
-from sdworker.samplers import UnknownSampler, UnknownSchedule, find_sampler, find_schedule
+from sdworker.samplers import is_sampler, is_schedule
 from sdworker.wording import show
 
 __all__ = ["FOREIGN", "Foreign", "schemas", "translate"]
@@ -28,6 +29,7 @@ class Foreign:
     Attributes:
         asks: what it asks for when it asks for something.
         harmless: the values with which it asks for nothing; None: every value.
+        inside: of an object, the keys and the values with which they ask for nothing.
         needs: the field without which it asks for nothing.
         instead: what to do.
     """
@@ -35,6 +37,7 @@ class Foreign:
     name: str
     asks: str
     harmless: tuple[object, ...] | None = None
+    inside: Mapping[str, tuple[object, ...]] = field(default_factory=dict, hash=False)
     needs: str = ""
     instead: str = "leave it out"
 
@@ -42,15 +45,32 @@ class Foreign:
         """Why the job cannot be done with this value; None: it can."""
         if self.harmless is None or value is None or (self.needs and not _given(given, self.needs)):
             return None
-        if any(_equal(value, harmless) for harmless in self.harmless):
+        asking = value
+        if isinstance(value, Mapping):
+            asking = {
+                k: v for k, v in value.items() if v is not None and not _among(v, self.inside.get(k, ()))
+            }
+        if _among(asking, self.harmless):
             return None
-        return (
-            f"{self.name}: {show(value)} asks for {self.asks}, which this worker does not do; {self.instead}"
-        )
+        return f"{self.name}: {_told(asking)} asks for {self.asks}, which this worker does not do; {self.instead}"
 
 
 def _given(given: Mapping[Any, Any], field: str) -> bool:
     return any(given.get(name) not in (None, "") for name, known in _NAMES.items() if known == field)
+
+
+def _told(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return show(value)
+    more = f" and {len(value) - _MOST_KEYS} more" if len(value) > _MOST_KEYS else ""
+    return ", ".join(show(key) for key in islice(value, _MOST_KEYS)) + more
+
+
+_MOST_KEYS = 3  # of an object are named
+
+
+def _among(value: object, values: Iterable[object]) -> bool:
+    return any(_equal(value, one) for one in values)
 
 
 def _equal(value: object, harmless: object) -> bool:
@@ -74,7 +94,16 @@ FOREIGN: Mapping[str, Foreign] = {
     for foreign in (
         # AUTOMATIC1111, both routes.
         Foreign("alwayson_scripts", "extensions", ({},)),
-        Foreign("override_settings", "other settings of the web UI", ({},)),
+        Foreign(
+            "override_settings",
+            "other settings of the web UI",
+            ({},),
+            inside={
+                "CLIP_stop_at_last_layers": (1,),
+                "eta_noise_seed_delta": (0,),
+                "sd_vae": ("Automatic", "None"),
+            },
+        ),
         Foreign("override_settings_restore_afterwards", ""),
         Foreign("script_name", "a script", ("",)),
         Foreign("script_args", ""),
@@ -176,7 +205,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     properties: dict[str, dict[str, Any]] = {}
     for foreign in FOREIGN.values():
         properties[foreign.name] = {"deprecated": True}
-        if foreign.harmless is not None and not foreign.needs:
+        if foreign.harmless is not None and not foreign.needs and not foreign.inside:
             properties[foreign.name]["enum"] = [*foreign.harmless, None]
     for name, schema in _SAID_SCHEMAS.items():
         properties[name] = {"deprecated": True, **schema}
@@ -236,23 +265,9 @@ def _scheduler(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> 
     """Beside AUTOMATIC1111's `sampler_name`, `scheduler` is the schedule."""
     schedule = left.get("scheduler")
     sampler = any(entry.written == "sampler_index" for entry in said) or left.get("sampler_name") is not None
-    if sampler and isinstance(schedule, str) and not (_is_sampler(schedule) and not _is_schedule(schedule)):
+    if sampler and isinstance(schedule, str) and (is_schedule(schedule) or not is_sampler(schedule)):
         del left["scheduler"]
         said.append(Entry("scheduler", "schedule", schedule))
-
-
-def _is_sampler(name: str) -> bool:
-    try:
-        return bool(find_sampler(name))
-    except UnknownSampler:
-        return False
-
-
-def _is_schedule(name: str) -> bool:
-    try:
-        return bool(find_schedule(name))
-    except UnknownSchedule:
-        return False
 
 
 _SAID: tuple[Callable[[dict[Any, Any], list[Entry], list[str]], None], ...] = (
