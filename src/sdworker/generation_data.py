@@ -23,9 +23,11 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
         model: what the model calls itself.
     """
     sampler = PAIRS[request.scheduler]
+    schedule = {"Schedule type": SCHEDULES[sampler.schedule].label} if sampler.schedule else {}
     facts: dict[str, object] = {
         "Steps": request.num_inference_steps,
         "Sampler": sampler.method,
+        **schedule,
         "CFG scale": request.guidance_scale,
         "Seed": seed,
         "Size": f"{size[0]}x{size[1]}",
@@ -33,8 +35,6 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
     }
     if request.init_image is not None:
         facts["Denoising strength"] = request.prompt_strength
-    if sampler.schedule is not None:
-        facts["Schedule type"] = SCHEDULES[sampler.schedule].label
     facts["Version"] = f"sdworker {__version__}"
     lines = [request.prompt]
     if request.negative_prompt:

@@ -12,13 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_utils import AysSchedules
 
 __all__ = ["impose", "noise_levels"]
-
-# "Align Your Steps", arXiv 2404.14507: ten steps for Stable Diffusion 1.x. Other counts are interpolated between
-# them, for which the paper's last level is needed; diffusers' list has the zero there that ends the run.
-_ALIGNED = [*AysSchedules["StableDiffusionSigmas"][:-1], 0.029]
 
 _RHO = 7.0  # arXiv 2206.00364
 _BETA = 0.6  # arXiv 2407.12173, both parameters
@@ -135,8 +130,15 @@ def _kl_optimal(steps: int, model: np.ndarray) -> np.ndarray:
 
 
 def _align_your_steps(steps: int, _model: np.ndarray) -> np.ndarray:
-    places = np.linspace(0, 1, len(_ALIGNED))
-    return np.exp(np.interp(np.linspace(0, 1, steps + 1)[:-1], places, np.log(_ALIGNED)))
+    """arXiv 2404.14507: ten steps for Stable Diffusion 1.x, and for other counts levels between theirs.
+
+    For those the paper's last level is needed; diffusers' list has the zero there that ends the run.
+    """
+    from diffusers.schedulers.scheduling_utils import AysSchedules  # it is there once a scheduler is
+
+    published = [*AysSchedules["StableDiffusionSigmas"][:-1], 0.029]
+    places = np.linspace(0, 1, len(published))
+    return np.exp(np.interp(np.linspace(0, 1, steps + 1)[:-1], places, np.log(published)))
 
 
 def _beta(steps: int, model: np.ndarray) -> np.ndarray:
