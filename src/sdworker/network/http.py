@@ -21,6 +21,8 @@ from sdworker.network.faults import Fault, NetworkError
 __all__ = ["Answer", "exchange"]
 
 _MOST_BYTES = 64 * 1024  # of one answer, interim ones, heads and framing included
+_READ_BYTES = 8 * 1024  # at a time: a head is seen before what comes after it counts as too much
+_MOST_PARTS = 64  # interim answers, and pieces of a body: parsing each takes time, however small it is
 _HEAD_BYTES = 16 * 1024
 _CHUNK_BYTES = 64 * 1024
 
@@ -171,7 +173,7 @@ class _Exchange:
 
     async def _head(self) -> h11.Response:
         try:
-            while True:
+            for _ in range(_MOST_PARTS):
                 match await self._event():
                     case h11.Response() as response:
                         return response
@@ -179,6 +181,7 @@ class _Exchange:
                         self._go_on.set()
                     case _:
                         raise NetworkError(Fault.BROKE_OFF)
+            raise _TooMuchError
         except h11.RemoteProtocolError as error:
             raise NetworkError(Fault.BROKE_OFF if self._ended else Fault.NOT_HTTP) from error
         except _TooMuchError as error:
@@ -191,13 +194,15 @@ class _Exchange:
         body = b""
         with contextlib.suppress(TimeoutError, OSError, h11.RemoteProtocolError, _TooMuchError):
             async with asyncio.timeout(_BODY_S):
-                while isinstance(event := await self._event(), h11.Data):
+                for _ in range(_MOST_PARTS):
+                    if not isinstance(event := await self._event(), h11.Data):
+                        break
                     body += event.data
         return body
 
     async def _event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            data = await self._reader.read(_CHUNK_BYTES)
+            data = await self._reader.read(_READ_BYTES)
             if not self._received and not self._tls and data[:2] in (b"\x15\x03", b"\x16\x03"):
                 raise NetworkError(Fault.WANTS_TLS)  # an alert, or the beginning of a handshake
             self._received += len(data)
