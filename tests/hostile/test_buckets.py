@@ -315,7 +315,7 @@ async def test_a_redirect_is_not_followed(status: int) -> None:
 
 
 # What a bucket does with a large body | what the job is told
-LARGE_BODIES: dict[str, tuple[Script, str | None]] = {
+LARGE_BODIES: dict[str, tuple[Script, str]] = {
     "never reads it": (hangs, "stopped taking the upload"),
     "refuses it unread, and closes": (refuses(403, "AccessDenied"), "access is denied"),
     "refuses it unread, and goes on sending": (pours(b"HTTP/1.1 403 x\r\n\r\n", b"x"), "access is denied"),
@@ -594,7 +594,7 @@ async def test_a_session_token_is_signed_and_sent() -> None:
 
 
 @pytest.fixture(scope="module")
-def s3(self) -> Iterator[Any]:
+def s3() -> Iterator[Any]:
     """A good bucket, at a real S3-speaking server, and boto3 to look into it."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()

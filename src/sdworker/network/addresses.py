@@ -13,7 +13,8 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that has been given out of IPv6
 
 # Not public, although `ipaddress` of some Python or other calls them global. Other metadata services are on
-# link-local (169.254.169.254), shared (100.100.100.200) and unique local (fd00:ec2::254) addresses; those are known.
+# link-local (169.254.169.254), shared (100.100.100.200) and unique local (fd00:ec2::254) addresses, which it
+# knows.
 _SPECIAL = tuple(
     ipaddress.ip_network(network)
     for network in (
