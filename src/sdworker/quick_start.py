@@ -75,14 +75,18 @@ class DeferredModule(ModuleType):
 def quick_diffusers() -> None:
     """Import diffusers' UNet and VAE, and what they need, and nothing else.
 
-    diffusers works without transformers, which is an optional dependency of it, so it is told that there is none:
-    in this process its pipelines, which we do not use, are not to be had.
+    diffusers works without transformers and peft, which are optional dependencies of it, so it is told that there
+    are none: in this process its pipelines and its LoRA loaders, which we do not use, are not to be had.
     """
     if "diffusers" in sys.modules or "transformers" in sys.modules:
         return
     before = set(sys.modules)
     try:
-        with _stand_in("transformers", None), _stand_in("torch._dynamo", _without_compiler()):
+        with (
+            _stand_in("transformers", None),
+            _stand_in("peft", None),
+            _stand_in("torch._dynamo", _without_compiler()),
+        ):
             importlib.import_module("diffusers.models")
             for name in _DEFERRED:
                 _defer(name)
