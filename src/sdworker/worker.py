@@ -2,8 +2,8 @@
 
     job → request → (pictures in) → engine → encode → delivery → [{image, seed}]
 
-`Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded and encoded in
-threads, the engine has its own, so any number of jobs can be on their way at once.
+`Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded in processes of
+their own and encoded in threads, the engine has its own thread, so any number of jobs can be on their way at once.
 """
 
 import asyncio
@@ -18,7 +18,14 @@ from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.ticket import OnStep
 from sdworker.generation_data import parameters_text
-from sdworker.pictures import PictureLimits, encode_image, load_mask, load_picture, to_pixels
+from sdworker.pictures import (
+    PictureFile,
+    PictureLimits,
+    decode_mask,
+    decode_picture,
+    encode_image,
+    fetch_picture,
+)
 from sdworker.request import Contract, Request
 from sdworker.settings import Settings
 from sdworker.timing import Stopwatch
@@ -108,14 +115,14 @@ class Worker:
         mask: np.ndarray | None = None
         width, height = request.width, request.height
         if request.init_image is not None:
-            picture, mask_picture = await asyncio.gather(
-                load_picture(request.init_image, field="init_image", limits=self._limits),
-                self._load_mask(request.mask),
+            picture_file, mask_file = await asyncio.gather(
+                fetch_picture(request.init_image, field="init_image", limits=self._limits),
+                self._fetch_mask(request.mask),
             )
-            width, height = self.contract.size_for(request, picture.size)
-            image = await asyncio.to_thread(to_pixels, picture, width, height)
-            if mask_picture is not None:
-                mask = await asyncio.to_thread(to_pixels, mask_picture, width, height)
+            image = await decode_picture(picture_file, lambda size: self.contract.size_for(request, size))
+            height, width = image.shape[:2]
+            if mask_file is not None:
+                mask = await decode_mask(mask_file, (width, height))
         if width is None or height is None:
             raise AssertionError("a request without a picture has its size")
         return Drawing(
@@ -132,8 +139,8 @@ class Worker:
             strength=request.prompt_strength,
         )
 
-    async def _load_mask(self, source: str | None) -> Any:
-        return None if source is None else await load_mask(source, field="mask", limits=self._limits)
+    async def _fetch_mask(self, source: str | None) -> PictureFile | None:
+        return None if source is None else await fetch_picture(source, field="mask", limits=self._limits)
 
     async def _encode(self, request: Request, drawing: Drawing, images: list[np.ndarray]) -> list[bytes]:
         """The images as files, each with its own generation data."""
