@@ -27,8 +27,8 @@ except ImportError:  # Windows: the worker's own deadline is what is left
 
 _PR_SET_PDEATHSIG = 1
 
-# What a picture may take: so much to be opened, and so much more for each pixel of it. Good ones of any format take
-# 5 to 17.7 bytes and 0.02 to 0.09 s a megapixel (32 megapixels, on one core of an AMD EPYC).
+# What a picture may take: so much to be opened, and so much more for each pixel of it. Good ones take 5 to 17.7
+# bytes and 0.02 to 0.09 s a megapixel (any format, 32 megapixels, on one core of an AMD EPYC).
 _OPEN_BYTES, _PIXEL_BYTES = 64 * 2**20, 18
 _OPEN_S, _MEGAPIXEL_S = 2.0, 0.25
 

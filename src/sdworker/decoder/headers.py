@@ -19,8 +19,10 @@ __all__ = ["MAX_PARTS", "MAX_SCANS", "MAX_SIDE", "check_file", "check_opened"]
 
 # Longer than any camera's or panorama's; a side costs memory of its own (a pointer a row).
 MAX_SIDE = 32_768
-# Of a progressive JPEG. Encoders write 10; each scan of a vast one goes through the whole picture again.
+# Of a progressive JPEG. Encoders write 10 to 15; each goes through the whole picture again, so a large one may
+# have fewer: 20 at 32 megapixels.
 MAX_SCANS = 100
+MAX_SCANNED_PIXELS = 640_000_000
 # Chunks, segments, tiles, strips or frames. A photo has some thousands at most.
 MAX_PARTS = 100_000
 # What the tiles at the edges may reach beyond a picture.
@@ -30,8 +32,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _START_OF_SCAN, _END_OF_IMAGE, _TEMPORARY = 0xDA, 0xD9, 0x01
 _STANDALONE = {_TEMPORARY, *range(0xD0, 0xD9)}  # markers without a length: TEM, RST0 to 7, SOI
+_STARTS_OF_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the others are tables
 # Where coded data end: a marker that is neither a stuffed byte, nor a restart, nor a fill byte.
-_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def check_file(data: bytes, max_pixels: int) -> int:
@@ -43,7 +46,7 @@ def check_file(data: bytes, max_pixels: int) -> int:
     if data.startswith(_PNG):
         _count(_png_chunks(data), "chunks")
     elif data.startswith(_JPEG):
-        _check_jpeg(data)
+        _check_jpeg(data, max_pixels)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         _count(_riff_chunks(data), "frames and chunks")
         if size := _webp_canvas(data):
@@ -112,26 +115,33 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _check_jpeg(data: bytes) -> None:
-    scans = 0
-    for number, marker in enumerate(_jpeg_markers(data), 1):
+def _check_jpeg(data: bytes, max_pixels: int) -> None:
+    scans = pixels = 0
+    for number, (marker, segment) in enumerate(_jpeg_segments(data), 1):
         scans += marker == _START_OF_SCAN
-        if scans > MAX_SCANS:
+        if marker in _STARTS_OF_FRAME and len(segment) >= 5:
+            height, width = struct.unpack_from(">HH", segment, 1)
+            check_size(width, height, max_pixels)
+            pixels = max(pixels, width * height)
+        if scans > min(MAX_SCANS, MAX_SCANNED_PIXELS // max(pixels, 1)):
             raise PictureError(
-                f"the picture is a JPEG of more than {MAX_SCANS} scans; save it anew, not as a progressive one"
+                f"the picture is a JPEG of {scans} scans or more; save it anew, not as a progressive one"
             )
         if number > MAX_PARTS:
             raise PictureError(f"the picture's file has more than {MAX_PARTS} segments; save it anew")
 
 
-def _jpeg_markers(data: bytes) -> Iterator[int]:
-    """The markers of the first picture in the file, in order; not those of a thumbnail inside a segment."""
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The markers of the first picture in the file, each with the beginning of its segment.
+
+    A thumbnail inside a segment is passed over.
+    """
     at = 2
     while found := _NEXT_MARKER.search(data, at):
         marker, at = data[found.end() - 1], found.end()
         if marker == _END_OF_IMAGE:
             return
-        yield marker
+        yield marker, data[at + 2 : at + 7]
         if marker not in _STANDALONE:
             at += int.from_bytes(data[at : at + 2], "big")
 

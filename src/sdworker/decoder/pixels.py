@@ -23,6 +23,24 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _PLUGINS = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)
 _BAND_ROWS = 256
 _16_TO_8_BIT = (np.arange(65536) / 257).round().astype(np.uint8)
+# What people send instead: name, and the bytes that it has at that place.
+_NOT_TAKEN = (
+    ("HEIC is", 4, (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")),
+    ("PDF and PostScript are", 0, (b"%PDF", b"%!PS")),
+    ("ICO is", 0, (b"\0\0\1\0",)),
+    ("PSD is", 0, (b"8BPS",)),
+    ("JPEG 2000 is", 0, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
+    ("JPEG XL is", 0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    ("OpenEXR is", 0, (b"\x76\x2f\x31\x01",)),
+    ("Radiance HDR is", 0, (b"#?RADIANCE", b"#?RGBE")),
+    ("DDS is", 0, (b"DDS ",)),
+    ("QOI is", 0, (b"qoif",)),
+    ("XCF is", 0, (b"gimp xcf",)),
+    ("PPM is", 0, (b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n")),
+    ("video is", 4, (b"ftypisom", b"ftypmp4", b"ftypqt", b"ftypM4V", b"ftypavc1")),
+    ("video is", 0, (b"\x1a\x45\xdf\xa3", b"OggS")),
+    ("an archive is", 0, (b"PK\3\4", b"\x1f\x8b", b"Rar!", b"7z\xbc\xaf")),
+)
 _WANTED = "send PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 
 
@@ -152,8 +170,7 @@ def _explain_unknown(data: bytes) -> str:
         start.startswith((b"<?xml", b"<!doctype svg", b"<!--")) and b"svg" in start
     ):
         return f"SVG is not taken; {_WANTED}"
-    if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
-        return f"HEIC is not taken; {_WANTED}"
-    if start.startswith((b"%pdf", b"%!ps")):
-        return f"PDF and PostScript are not taken; {_WANTED}"
+    for name, at, signatures in _NOT_TAKEN:
+        if data.startswith(signatures, at):
+            return f"{name} not taken; {_WANTED}"
     return f"this is not a picture, or it is damaged or of a kind that is not taken; {_WANTED}"
