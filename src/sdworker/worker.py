@@ -7,6 +7,7 @@ their own and encoded in threads, the engine has its own thread, so any number o
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 from sdworker.delivery import Delivery
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
+from sdworker.engine.errors import EngineError
+from sdworker.engine.processor import give_back_memory
 from sdworker.engine.ticket import OnStep
 from sdworker.generation_data import parameters_text
 from sdworker.pictures import (
@@ -105,6 +108,8 @@ class Worker:
             files, job_id=job_id, format=request.output_format, bucket=bucket
         )
         watch.lap("deliver")
+        with contextlib.suppress(EngineError):  # that it is closed: then there is nothing to be done
+            self.engine.call(give_back_memory)
         log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), drawing.width, drawing.height,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
         return [{"image": image, "seed": seed} for image, seed in zip(delivered, drawing.seeds, strict=True)]
