@@ -132,7 +132,7 @@ class _Decoder:
             with its:
                 self._process = subprocess.Popen(
                     [sys.executable, "-sP", "-m", "sdworker.decoder", str(os.getpid())],
-                    stdin=its,
+                    stdin=its.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,  # libraries complain there of callers' files
                     env=_environment(),
