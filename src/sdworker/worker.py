@@ -124,10 +124,17 @@ class Worker:
                 fetch_picture(request.init_image, field="init_image", limits=self._limits),
                 self._fetch_mask(request.mask),
             )
-            image = await decode_picture(picture_file, lambda size: self.contract.size_for(request, size))
+            own_size: tuple[int, int] | None = None
+
+            def fit(size: tuple[int, int]) -> tuple[int, int]:
+                nonlocal own_size
+                own_size = size
+                return self.contract.size_for(request, size)
+
+            image = await decode_picture(picture_file, fit, request.resize)
             height, width = image.shape[:2]
             if mask_file is not None:
-                mask = await decode_mask(mask_file, (width, height))
+                mask = await decode_mask(mask_file, (width, height), request.resize, like=own_size)
         if width is None or height is None:
             raise AssertionError("a request without a picture has its size")
         return Drawing(

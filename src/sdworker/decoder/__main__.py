@@ -14,11 +14,10 @@ import socket
 import sys
 import time
 
-from PIL import Image
-
 from sdworker.decoder.errors import PictureError
 from sdworker.decoder.messages import Connection
 from sdworker.decoder.pixels import decode_mask, decode_picture
+from sdworker.decoder.resize import to_pixels
 
 try:
     import resource
@@ -62,11 +61,10 @@ def _serve_one(connection: Connection) -> None:
         _bound(own_bytes, len(data), 0)
         image = decode(data, asked["max_pixels"], on_header)
         connection.send({"size": image.size})
-        size = connection.receive().get("size")
-        if size is None:
+        wanted = connection.receive()
+        if not wanted:
             return
-        # As diffusers' `VaeImageProcessor` resizes: Lanczos, without regard to the picture's shape.
-        pixels = image.resize(tuple(size), Image.Resampling.LANCZOS).tobytes()
+        pixels = to_pixels(image, *wanted["size"], wanted["resize"], like=wanted["like"]).tobytes()
     except _TooLargeHere:
         connection.send({"too_large_here": True})
     except PictureError as error:

@@ -2,7 +2,7 @@
 
     worker → decoder   {"bytes": n, "mode": "RGB" or "L", "max_pixels": …, "pixels_here": …}   the file
     decoder → worker   {"size": [w, h]}  or  {"error": "…"}  or  {"too_large_here": true}
-    worker → decoder   {"size": [w, h]}  or  {}                                               to what size; no need
+    worker → decoder   {"size": [w, h], "resize": …, "like": [w, h] or null}  or  {}: no need
     decoder → worker   {"bytes": n}                                                           the pixels
 
 Each side may end at any time; the other then reads `EOFError`.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdworker.decoder.errors import PictureError
+from sdworker.decoder.resize import Resize
 from sdworker.pictures.decoders import Decoders, Fit, Mode
 from sdworker.pictures.encode import ImageFormat, encode_image
 from sdworker.pictures.fetch import download, is_url
@@ -60,29 +61,41 @@ async def fetch_picture(source: str, *, field: str, limits: PictureLimits) -> Pi
     return PictureFile(data, field, limits)
 
 
-async def decode_picture(file: PictureFile, fit: Fit) -> NDArray[np.uint8]:
+async def decode_picture(file: PictureFile, fit: Fit, resize: Resize = "stretch") -> NDArray[np.uint8]:
     """The picture's pixels [height, width, 3]: first frame, upright, RGB, transparent parts on white.
 
     Args:
         fit: from the picture's own width and height to those that are wanted. Called in another thread; what it
             raises comes out as it is.
+        resize: how it gets that size (`decoder/resize.py`).
 
     Raises:
         PictureError: it is no picture, is broken, has or takes too much, or there are too many just now.
     """
-    return await _decode(file, "RGB", fit)
+    return await _decode(file, "RGB", fit, resize)
 
 
-async def decode_mask(file: PictureFile, size: tuple[int, int]) -> NDArray[np.uint8]:
+async def decode_mask(
+    file: PictureFile,
+    size: tuple[int, int],
+    resize: Resize = "stretch",
+    *,
+    like: tuple[int, int] | None = None,
+) -> NDArray[np.uint8]:
     """The mask's pixels [height, width] at that width and height: white is repainted, transparent parts are black.
+
+    Args:
+        like: the size of the picture it is for, which is resized the same way.
 
     Errors as in `decode_picture`.
     """
-    return await _decode(file, "L", lambda _: size)
+    return await _decode(file, "L", lambda _: size, resize, like)
 
 
-async def _decode(file: PictureFile, mode: Mode, fit: Fit) -> NDArray[np.uint8]:
+async def _decode(
+    file: PictureFile, mode: Mode, fit: Fit, resize: Resize, like: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
     try:
-        return await _decoders.decode(file.data, mode, file.limits.max_pixels, fit)
+        return await _decoders.decode(file.data, mode, file.limits.max_pixels, fit, resize=resize, like=like)
     except PictureError as error:
         raise PictureError(f"{file.field}: {error}") from error.__cause__

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from sdworker.decoder.errors import PictureError
 from sdworker.decoder.messages import Connection
+from sdworker.decoder.resize import Resize
 
 __all__ = ["Decoders", "Fit", "Mode"]
 
@@ -61,6 +62,8 @@ class _Task:
     mode: Mode
     max_pixels: int
     fit: Fit
+    resize: Resize
+    like: tuple[int, int] | None
 
 
 class Decoders:
@@ -70,16 +73,26 @@ class Decoders:
         self._small = _Line("small", _SMALL_AT_ONCE, _SMALL_PIXELS, _SMALL_DEADLINE_S)
         self._large = _Line("large", _LARGE_AT_ONCE, sys.maxsize, _LARGE_DEADLINE_S)
 
-    async def decode(self, data: bytes, mode: Mode, max_pixels: int, fit: Fit) -> NDArray[np.uint8]:
+    async def decode(
+        self,
+        data: bytes,
+        mode: Mode,
+        max_pixels: int,
+        fit: Fit,
+        *,
+        resize: Resize = "stretch",
+        like: tuple[int, int] | None = None,
+    ) -> NDArray[np.uint8]:
         """The picture in a file, [height, width, 3] for "RGB" and [height, width] for "L".
 
         Args:
             fit: says what size the pixels shall have; called in another thread. What it raises comes out as it is.
+            resize, like: how it gets that size (`decoder/resize.py`).
 
         Raises:
             PictureError: it cannot be decoded, not with what one picture may take, or not now.
         """
-        task = _Task(data, mode, max_pixels, fit)
+        task = _Task(data, mode, max_pixels, fit, resize, like)
         try:
             return await self._small.decode(task)
         except _Large:
@@ -162,7 +175,7 @@ class _Decoder:
             raise
         shape = (height, width, 3) if task.mode == "RGB" else (height, width)
         with self._talk():
-            self._connection.send({"size": [width, height]})
+            self._connection.send({"size": [width, height], "resize": task.resize, "like": task.like})
             self._answer()
             pixels = self._connection.receive_bytes(math.prod(shape))
         return np.frombuffer(pixels, np.uint8).reshape(shape)
