@@ -47,6 +47,7 @@ from tests.hostile.process_memory import decoders, peak_mib, reset_peak
 
 LIMITS = PictureLimits(max_bytes=20 * 10**6, max_pixels=32 * 10**6, timeout_s=5)
 GOOD = good()
+GOOD_JPEG = good("JPEG")
 PIXELS = np.asarray(Image.open(BytesIO(GOOD)))
 
 PIXELS_REFUSED = r"at most 32 megapixels|far too many pixels"
@@ -189,7 +190,6 @@ FILES: dict[str, tuple[Make, str | None]] = {
     "PNG's first bytes and a JPEG": (lambda: GOOD[:8] + GOOD_JPEG, NO_PICTURE),
     "RIFF that is a sound": (lambda: b"RIFF\x24\0\0\0WAVEfmt " + bytes(30), NO_PICTURE),
 }
-GOOD_JPEG = good("JPEG")
 CUT = [(format, tenth) for format in FORMATS for tenth in range(1, 10)]
 
 # Name → (what the job sends, what the error says).

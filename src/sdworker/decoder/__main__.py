@@ -64,7 +64,8 @@ def _serve_one(connection: Connection) -> None:
         wanted = connection.receive()
         if not wanted:
             return
-        pixels = to_pixels(image, *wanted["size"], wanted["resize"], like=wanted["like"]).tobytes()
+        width, height = wanted["size"]
+        pixels = to_pixels(image, width, height, wanted["resize"], like=wanted["like"]).tobytes()
     except _TooLargeHere:
         connection.send({"too_large_here": True})
     except PictureError as error:
