@@ -26,6 +26,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sdworker.waiting import wait_a_moment
+
 __all__ = ["DeferredModule", "quick_diffusers", "quick_runpod", "read_ahead"]
 
 log = logging.getLogger(__name__)
@@ -209,6 +211,7 @@ def _without_collecting() -> Iterator[None]:
         gc.enable()
 
 
+wait_a_moment()  # whatever QUICK_START says: torch reads it when it is loaded
 # Before the settings are read, because reading them already imports; settings.py declares it too.
 if os.environ.get("QUICK_START", "").strip().lower() not in ("0", "false", "no", "off", "f", "n"):
     read_ahead(_model_folder())
