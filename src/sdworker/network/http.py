@@ -74,7 +74,7 @@ async def exchange(
 async def _open(
     host: str, port: int | None, *, tls: bool, public_only: bool
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    context = tls_context() if tls else None
+    context = await asyncio.to_thread(tls_context) if tls else None  # the first time it reads files
     sock = await connect(host, port or (443 if tls else 80), public_only=public_only, timeout_s=_CONNECT_S)
     if context is None:
         return await asyncio.open_connection(sock=sock, limit=_CHUNK_BYTES)

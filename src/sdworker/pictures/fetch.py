@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from sdworker.network import JudgedConnector
+from sdworker.network import JudgedConnector, tls_context
 from sdworker.network.dial import NotPublicError
 from sdworker.pictures.limits import PictureError, PictureLimits
 
@@ -59,6 +59,7 @@ async def download(url: str, limits: PictureLimits, *, resolver: AbstractResolve
 
 
 async def _get(url: URL, limits: PictureLimits, resolver: AbstractResolver | None) -> bytes:
+    await asyncio.to_thread(tls_context)  # the first time it reads files; from then on it is there
     connector = JudgedConnector(public_only=not limits.allow_private, resolver=resolver)
     # A session of its own: no cookie and no connection outlives the job. Proxies of the environment
     # are not used (trust_env is false), because the guard would see only the proxy's address.
