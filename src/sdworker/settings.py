@@ -210,6 +210,25 @@ class Settings(BaseSettings):
     progress_interval_ms: int = Field(
         1000, ge=0, description="Least time between two progress updates of a job; 0 sends none."
     )
+    keep_results_s: float = Field(
+        1800,
+        gt=0,
+        le=604800,
+        description="Seconds, from when a job was taken, in which its result is offered to a platform that does "
+        "not take it, where the job's `policy.executionTimeout` does not say (docs/reliability.md).",
+    )
+    keep_results_mb: float = Field(
+        256,
+        gt=0,
+        description="MB of results kept for a platform that does not take them; with more than that no job is "
+        "taken until some are gone.",
+    )
+    shutdown_grace_s: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="After SIGTERM, and after the last job is drawn, results are offered so many seconds longer.",
+    )
     quick_start: bool = Field(
         True,
         description="Import only what is needed, and read the weights meanwhile. `0` imports the plain way.",

@@ -77,6 +77,11 @@ class Engine:
         self._thread.start()
 
     @property
+    def lost(self) -> DeviceLost | None:
+        """Why nothing can be drawn any more; None: all is well."""
+        return self._lost
+
+    @property
     def costs(self) -> StepCosts:
         """What steps are taken to cost, and how many rows one may have."""
         return self._learner.costs
