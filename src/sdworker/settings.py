@@ -148,6 +148,13 @@ class Settings(BaseSettings):
         "Unset: measured soon after the start; as many as make a forward's rows at least a tenth cheaper than "
         "half as many.",
     )
+    drawing_memory_mb: int | None = Field(
+        None,
+        ge=16,
+        description="Memory, in MB, that drawings under way may hold between their steps: images x steps x size. "
+        "Others wait until there is room; what alone needs more is refused. "
+        "Unset: a third of what is free on the device once the model is loaded.",
+    )
     concurrency: int | None = Field(
         None,
         ge=2,

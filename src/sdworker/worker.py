@@ -16,7 +16,7 @@ import numpy as np
 from sdworker.delivery import Delivery
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.ticket import OnStep
+from sdworker.engine.generation import OnStep
 from sdworker.generation_data import parameters_text
 from sdworker.pictures import PictureLimits, encode_image, load_mask, load_picture, to_pixels
 from sdworker.request import Contract, Request

@@ -43,13 +43,15 @@ class WorkerProcess:
 
 
 @asynccontextmanager
-async def running_worker(**environment: str) -> AsyncIterator[WorkerProcess]:
+async def running_worker(
+    *, script: tuple[str, ...] = ("handler.py",), **environment: str
+) -> AsyncIterator[WorkerProcess]:
     """A worker and its platform; killed at the end if it is still there."""
     async with platform() as standin:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-u",
-            "handler.py",
+            *script,
             cwd=ROOT,
             env={**_clean_environment(), **standin.environment(), **environment},
             stdout=asyncio.subprocess.PIPE,

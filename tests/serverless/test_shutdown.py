@@ -40,6 +40,21 @@ async def test_sigterm_while_idle_ends_the_process_at_once_and_takes_nothing_mor
         assert worker.platform.taken == []
 
 
+async def test_sigterm_does_not_wait_for_a_forward_that_takes_for_ever_nor_abort_under_it() -> None:
+    async with running_worker(script=("tests/serverless/busy_handler.py", "endless")) as worker:
+        await worker.platform.until(lambda: b"measuring" in worker.log)
+        await worker.platform.until(lambda: worker.platform.parked == 1)
+        worker.terminate()
+        assert await worker.exit_code() == 0, worker.text
+
+
+async def test_an_engine_that_ends_by_itself_ends_the_process_for_a_fresh_one() -> None:
+    """Nobody has to send a job to it for that."""
+    async with running_worker(script=("tests/serverless/busy_handler.py", "panic")) as worker:
+        assert await worker.exit_code() == 1, worker.text
+        assert "the engine cannot go on" in worker.text
+
+
 def test_a_changed_sdk_is_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rp_scale, "JobScaler", ORIGINAL)
     monkeypatch.setattr(ORIGINAL, "handle_job", lambda self, session, job: None)

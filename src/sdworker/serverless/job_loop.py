@@ -12,7 +12,7 @@ What is wrong with the one of runpod 1.12.0:
 `JobLoop` takes a job the moment a slot is free and starts it the moment it arrives (`jobs.py` judges it first). A
 job has a slot while it is drawn, not while its result is on its way (`outbox.py`). Told to end, it begins no new
 poll; the parked one stays open while jobs are drawn, and a job that it brings is run; then it is closed. An engine
-that can draw no more ends the loop in the same way, and the process with 1.
+that can draw no more sends SIGTERM itself; then the platform is told so, and the process ends with 1.
 """
 
 import asyncio
@@ -46,7 +46,6 @@ _TOO_MANY_PAUSE_S = (5.0, 30.0)
 # Told to end, a poll is given so long when nothing, or when an answer, is on its way.
 _LAST_MOMENT_S = 0.2
 _ARRIVING_S = 30.0
-_LOOK_AT_ENGINE_S = 0.5
 # Bodies from here on are read in a thread.
 _LARGE_BYTES = 1_000_000
 _LONGEST_EXECUTION_S = 7 * 24 * 3600.0
@@ -107,19 +106,19 @@ class JobLoop:
 
     async def run(self) -> int:
         """Serve until told to end, then until every job that was taken is answered. The exit code is returned."""
-        helpers = [asyncio.create_task(self._watch_engine())]
+        stops = None
         if self._addresses.job_stop is None:
             log.warning("jobs cannot be stopped: RUNPOD_WEBHOOK_GET_JOB has no /job-take/ in it")
         else:
-            helpers.append(asyncio.create_task(self._watch_stops(self._addresses.job_stop)))
+            stops = asyncio.create_task(self._watch_stops(self._addresses.job_stop))
         if self._heartbeat is not None:
             self._heartbeat.start()
         await self._take_jobs()
         while self._tasks or self._waiting:
             await self._change()
-        for helper in helpers:
-            helper.cancel()
-        await asyncio.wait(helpers)
+        if stops is not None:
+            stops.cancel()
+            await asyncio.wait([stops])
         if self._worker.lost is not None:
             if self._heartbeat is not None:
                 await self._heartbeat.report_unhealthy("engine", self._worker.lost)
@@ -328,13 +327,6 @@ class JobLoop:
                 task.cancel()
                 stopped = True
         return stopped
-
-    async def _watch_engine(self) -> None:
-        """End when nothing can be drawn any more: a worker that only fails jobs is worse than none."""
-        while self._worker.lost is None:  # noqa: ASYNC110 - told on another thread, and seldom
-            await asyncio.sleep(_LOOK_AT_ENGINE_S)
-        log.critical("this worker ends: %s", self._worker.lost)
-        self.end()
 
     async def _drained(self) -> None:
         """Returns once told to end and no job is drawn."""

@@ -3,7 +3,9 @@
 import asyncio
 import atexit
 import logging
+import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +16,8 @@ from runpod.serverless import register_fitness_check
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from sdworker.delivery import DeliveryError, result_bytes
-from sdworker.engine.errors import DeviceLost, EngineError
+from sdworker.engine.engine import Engine
+from sdworker.engine.errors import EngineError, EngineLost
 from sdworker.engine.model_files import ModelError
 from sdworker.pictures import PictureError
 from sdworker.request import InputError
@@ -67,7 +70,6 @@ class Service:
         self._settings = settings
         self._addresses = addresses
         self._worker: Worker | None = None
-        self._lost: str | None = None
 
     @property
     def fitness_checks(self) -> list[Callable[[], Awaitable[None] | None]]:
@@ -81,8 +83,8 @@ class Service:
             ModelError, SettingsError: naming the file or the variable.
         """
         self._worker = build_worker(self._settings)
-        # A thread that still computes when Python ends, a calibration say, would have the process abort.
-        atexit.register(self._worker.engine.close, finish=False)
+        self._worker.engine.when_lost(_drain)
+        atexit.register(_end_with, self._worker.engine)
 
     async def warm_up(self) -> None:
         """The model draws."""
@@ -103,7 +105,7 @@ class Service:
     def lost(self) -> str | None:
         """Why nothing can be drawn any more, None while all is well."""
         lost = None if self._worker is None else self._worker.engine.lost
-        return self._lost if lost is None else str(lost)
+        return None if lost is None else str(lost)
 
     async def handle(self, job: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
         """For the SDK's own loops: the output, or `{"error": …}`. Raises nothing but cancellation."""
@@ -131,8 +133,7 @@ class Service:
         try:
             output = await self._ready_worker.run(job, on_step=progress.update)
             self._check_size(job_id, output)
-        except DeviceLost as error:
-            self._lost = str(error)
+        except EngineLost as error:
             return {"error": _sendable(str(error)), "stopPod": True}
         except _USER_ERRORS as error:
             log.warning("job %s failed: %s", job_id, type(error).__name__)
@@ -165,6 +166,29 @@ class Service:
                 'fewer or smaller images, or output_format "jpeg" or "webp", or have images uploaded: set '
                 "BUCKET_ENDPOINT_URL and its keys, or send s3Config with the job"
             )
+
+
+def _drain(_lost: EngineLost) -> None:
+    """Nothing is drawn here any more: take no new job, answer those there are, and end, for a fresh worker."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_with(engine: Engine) -> None:
+    """The process ends: the engine's thread before it, since Python aborts under one that still computes.
+
+    Where that takes too long, a compilation say, the process ends without Python's leave; with 1 if the engine is
+    lost or something was not caught.
+    """
+    has_ended = engine.close(finish=False)
+    failed = engine.lost is not None or getattr(sys, "last_value", None) is not None
+    if has_ended and engine.lost is None:
+        return
+    for child in multiprocessing.active_children():  # the SDK's pings, which Python would have ended
+        child.terminate()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(failed))
 
 
 def _sendable(text: str) -> str:
