@@ -24,6 +24,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
 import aiohttp
+from runpod import RunPodLogger
 
 from sdworker.process import redaction
 from sdworker.serverless import wire
@@ -36,6 +37,8 @@ from sdworker.serverless.progress import Progress
 __all__ = ["JobLoop", "Serves"]
 
 log = logging.getLogger(__name__)
+# Its lines carry the job's id where the platform's console looks for it.
+_platform_log = RunPodLogger()
 
 # A poll that was held at least so long was a long-poll: the next may follow at once.
 _HELD_S = 0.25
@@ -246,7 +249,7 @@ class JobLoop:
         self._outbox.release(job_id)
         self._tasks.pop(job_id, None)
         if task.cancelled():
-            log.info("job %s was stopped", job_id)
+            _platform_log.info("Stopped.", job_id)
         elif task.exception() is not None:
             log.error("job %s: its answer was lost", job_id, exc_info=task.exception())
         self._tell_heartbeat()
@@ -258,7 +261,7 @@ class JobLoop:
         job_id: str = job["id"]
         until = time.monotonic() + self._time_of(job)
         _keep_out_of_log(job)
-        log.info("job %s started", job_id)
+        _platform_log.info("Started.", job_id)
         async with self._worker.progress(job_id, self._session) as progress:
             body = encode(await self._answer(job, progress))
             job.clear()  # its pictures need not be kept with its result
@@ -282,7 +285,7 @@ class JobLoop:
     async def _deliver(self, job_id: str, body: bytes, until: float) -> None:
         self._outbox.hold(job_id, len(body))
         if await self._outbox.deliver(job_id, body, until=until):
-            log.info("job %s finished", job_id)
+            _platform_log.info("Finished.", job_id)
 
     def _time_of(self, job: dict[str, Any]) -> float:
         """Seconds from now in which the platform wants the job's result."""
@@ -320,7 +323,7 @@ class JobLoop:
         for job_id in set(job_ids):
             for job in [job for job in self._waiting if job["id"] == job_id]:
                 self._waiting.remove(job)
-                log.info("job %s was stopped before it began", job_id)
+                _platform_log.info("Stopped before it began.", job_id)
                 stopped = True
             task = self._tasks.get(job_id)
             if task is not None and not task.cancelling():

@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import contextlib
 import hashlib
+import importlib
 import inspect
 import logging
 import os
@@ -17,8 +18,6 @@ import sys
 import threading
 
 from runpod import http_client
-from runpod.serverless import worker
-from runpod.serverless.modules import rp_fitness, rp_http, rp_job, rp_ping, rp_scale, worker_state
 from runpod.version import __version__ as runpod_version
 
 from sdworker.process.environment import DEFAULT_PING_INTERVAL_MS
@@ -38,32 +37,42 @@ _WRITTEN_FOR = "806d6383e935d36305877236f47b13f396e67cbacbc6303ea79ea73c9b6ee149
 _END_S = 10.0
 
 
+_RELIED_ON = (
+    "http_client.AsyncClientSession",
+    "http_client.get_auth_header",
+    "serverless.worker.main",
+    "serverless.worker.run_worker",
+    "serverless.modules.rp_fitness.run_fitness_checks",
+    "serverless.modules.rp_http._handle_result",
+    "serverless.modules.rp_http._transmit",
+    "serverless.modules.rp_job._job_get_url",
+    "serverless.modules.rp_job._job_stop_url",
+    "serverless.modules.rp_job.get_job",
+    "serverless.modules.rp_job.get_stop_signals",
+    "serverless.modules.rp_job.run_job",
+    "serverless.modules.rp_ping.Heartbeat",
+    "serverless.modules.rp_scale.JobScaler",
+)
+
+
 def fingerprint() -> str:
-    """sha256 of the source of the SDK's parts that this room replaces or relies on."""
-    relied_on = (
-        http_client.AsyncClientSession,
-        http_client.get_auth_header,
-        worker.main,
-        worker.run_worker,
-        rp_fitness.run_fitness_checks,
-        rp_http._handle_result,
-        rp_http._transmit,
-        rp_job._job_get_url,
-        rp_job._job_stop_url,
-        rp_job.get_job,
-        rp_job.get_stop_signals,
-        rp_job.run_job,
-        rp_ping.Heartbeat,
-        rp_scale.JobScaler,
-    )
-    return hashlib.sha256("".join(inspect.getsource(part) for part in relied_on).encode()).hexdigest()
+    """sha256 of the source of the SDK's parts that this room replaces or relies on.
+
+    Raises:
+        AttributeError, ImportError: the SDK has no such part.
+    """
+    sources = []
+    for path in _RELIED_ON:
+        module, _, name = path.rpartition(".")
+        sources.append(inspect.getsource(getattr(importlib.import_module(f"runpod.{module}"), name)))
+    return hashlib.sha256("".join(sources).encode()).hexdigest()
 
 
 def is_ours() -> bool:
-    """Whether the installed SDK is the one this was written for; what it lacks, it lacks by an AttributeError."""
+    """Whether the installed SDK is the one this was written for."""
     try:
         return fingerprint() == _WRITTEN_FOR
-    except (AttributeError, OSError, TypeError):
+    except (AttributeError, ImportError, OSError, TypeError):
         return False
 
 
@@ -80,12 +89,16 @@ def install(service: Serves, settings: Settings, addresses: wire.Addresses) -> b
         if _ping_interval_ms() < 1000:
             os.environ["RUNPOD_PING_INTERVAL"] = "1000"
         return False
+    from runpod.serverless import worker
+
     worker.run_worker = lambda _config: serve(service, settings, addresses)
     return True
 
 
 def serve(service: Serves, settings: Settings, addresses: wire.Addresses) -> None:
     """The SDK's `run_worker`: fitness checks, then the job loop; ends the process with its exit code."""
+    from runpod.serverless.modules import rp_fitness
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # nothing was taken yet
     asyncio.run(rp_fitness.run_fitness_checks())
     code = asyncio.run(_serve(service, settings, addresses))
@@ -140,4 +153,6 @@ def _ping_interval_ms() -> int:
 
 def worker_id() -> str:
     """The name this worker goes by at the platform."""
+    from runpod.serverless.modules import worker_state
+
     return str(worker_state.WORKER_ID)

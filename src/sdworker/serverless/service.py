@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+from runpod import RunPodLogger
 from runpod.serverless import register_fitness_check
-from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from sdworker.delivery import DeliveryError, result_bytes
 from sdworker.engine.engine import Engine
