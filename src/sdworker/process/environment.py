@@ -92,7 +92,7 @@ def _number(text: str) -> float | None:
 
 
 def _shown(value: str) -> str:
-    return ascii(value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "…")
+    return ascii(value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "...")
 
 
 def _say(sentence: str) -> None:
