@@ -108,6 +108,9 @@ def quick_runpod() -> None:
     """
     import cpuinfo
 
+    from sdworker.process import environment
+
+    environment.mend()
     probe = cpuinfo.get_cpu_info
     cpuinfo.get_cpu_info = lambda: {"brand_raw": _processor_name()}
     try:

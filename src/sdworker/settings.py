@@ -179,6 +179,13 @@ class Settings(BaseSettings):
         "Unset: measured soon after the start; as many as make a forward's rows at least a tenth cheaper than "
         "half as many.",
     )
+    drawing_memory_mb: int | None = Field(
+        None,
+        ge=16,
+        description="Memory, in MB, that drawings under way may hold between their steps: images x steps x size. "
+        "Others wait until there is room; what alone needs more is refused. "
+        "Unset: a third of what is free on the device once the model is loaded.",
+    )
     concurrency: int | None = Field(
         None,
         ge=2,
@@ -248,6 +255,25 @@ class Settings(BaseSettings):
     # Talking to the platform.
     progress_interval_ms: int = Field(
         1000, ge=0, description="Least time between two progress updates of a job; 0 sends none."
+    )
+    keep_results_s: float = Field(
+        1800,
+        gt=0,
+        le=604800,
+        description="Seconds, from when a job was taken, in which its result is offered to a platform that does "
+        "not take it, where the job's `policy.executionTimeout` does not say (docs/reliability.md).",
+    )
+    keep_results_mb: float = Field(
+        256,
+        gt=0,
+        description="MB of results kept for a platform that does not take them; with more than that no job is "
+        "taken until some are gone.",
+    )
+    shutdown_grace_s: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="After SIGTERM, and after the last job is drawn, results are offered so many seconds longer.",
     )
     quick_start: bool = Field(
         True,

@@ -18,8 +18,8 @@ from sdworker.delivery import Delivery
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
+from sdworker.engine.generation import OnStep
 from sdworker.engine.processor import give_back_memory
-from sdworker.engine.ticket import OnStep
 from sdworker.generation_data import parameters_text
 from sdworker.pictures import (
     PictureFile,
