@@ -163,7 +163,9 @@ def _budget(steps: int | None, minutes: float | None, usual_minutes: float) -> B
 def _start(init: Path | None, emojis: Emojis, device: torch.device) -> StableDiffusionPipeline:
     """The networks to train, random or from a saved model, in fp32."""
     if init:
-        return architecture.load(init, device)
+        networks = architecture.load(init, device)
+        networks.scheduler = architecture.new_scheduler()  # it is to predict what is taught now
+        return networks
     words = tokenizer.train(emojis.names, emojis.tags)
     return architecture.pipeline(
         words, architecture.new_text_encoder(words), architecture.new_unet(), architecture.new_autoencoder()
@@ -209,7 +211,7 @@ def _measure(emojis: Emojis, out: Path, device: torch.device, prompts: int) -> N
         json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     evaluate.draw_sheet(saved, emojis, out / "sheet.png")
-    print(json.dumps({name: value for name, value in figures.items() if name != "wrong"}, indent=2))
+    print(json.dumps({name: value for name, value in figures.items() if "wrong" not in name}, indent=2))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ LATENT_CHANNELS = 4
 TEXT_WIDTH = 128
 # Stable Diffusion 1.x multiplies latents by this; the autoencoder here is trained to want the same.
 SCALING_FACTOR = 0.18215
+# As Stable Diffusion 2.1 does. Where a picture is almost noise, which is where form and colour are decided, a
+# small network that predicts the noise says next to nothing about the picture.
+PREDICTION_TYPE = "v_prediction"
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -72,14 +75,14 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def new_scheduler() -> PNDMScheduler:
-    """Stable Diffusion 1.5's own."""
+def new_scheduler(prediction_type: str = PREDICTION_TYPE) -> PNDMScheduler:
+    """Stable Diffusion 1.5's own, but for what the UNet predicts."""
     scheduler = PNDMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        prediction_type="epsilon",
+        prediction_type=prediction_type,
         skip_prk_steps=True,
         set_alpha_to_one=False,
         steps_offset=1,

@@ -65,11 +65,11 @@ class DiffusionPlan:
     batch: int = 32
     rate: float = 2.5e-3
     colours: int = 3
-    captions: int = 24
+    captions: int = 32
     white_share: float = 0.7
-    empty_share: float = 0.1
+    empty_share: float = 0.08
     snr_cap: float = 5.0
-    snr_floor: float = 0.3
+    snr_floor: float = 1.0
     noisy_share: float = 0.7
     group_weights: tuple[tuple[int, float], ...] = ()
     seed: int = 0
@@ -168,7 +168,8 @@ def train(
         noisy = part.sqrt() * latents + (1 - part).sqrt() * noise
         with amp(trainer.device):
             guessed = guess(noisy, times, tokens)
-        errors = functional.mse_loss(guessed.float(), noise, reduction="none").mean((1, 2, 3))
+        target = part.sqrt() * noise - (1 - part).sqrt() * latents
+        errors = functional.mse_loss(guessed.float(), target, reduction="none").mean((1, 2, 3))
         return (weights[times] * errors).mean()
 
     def draw_samples() -> np.ndarray:
@@ -183,13 +184,14 @@ def train(
 
 
 def loss_weights(signal: torch.Tensor, cap: float, floor: float) -> torch.Tensor:
-    """Weights `[1000]` of the noise's squared error: the picture's error counts min(SNR, cap) + floor."""
+    """Weights `[1000]` of the velocity's squared error: the picture's error counts min(SNR, cap) + floor."""
     snr = signal / (1 - signal)
-    return (snr.clamp(max=cap) + floor) / snr
+    return (snr.clamp(max=cap) + floor) / (snr + 1)
 
 
 def save_lessons(lessons: Lessons, path: Path) -> None:
     """As one file, moved into place when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     torch.save(vars(lessons) | {"latents": lessons.latents.half()}, beside)
     beside.replace(path)
