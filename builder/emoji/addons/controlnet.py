@@ -120,6 +120,8 @@ def train(pipeline: StableDiffusionPipeline, net: ControlNetModel, emojis: Emoji
     for frozen in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
         frozen.requires_grad_(False)
     signal = architecture.new_scheduler().alphas_cumprod
+    predicted = architecture.prediction_type(pipeline)
+    weights = diffusion.loss_weights(signal, cap=5.0, floor=1.0, predicted=predicted)
 
     def loss_of_step(step: int) -> torch.Tensor:
         dice = torch.Generator().manual_seed(6_000_003 + step)
@@ -128,9 +130,8 @@ def train(pipeline: StableDiffusionPipeline, net: ControlNetModel, emojis: Emoji
         hint = torch.from_numpy(edges(shown)).permute(0, 3, 1, 2).float() / 255
         tokens = diffusion.tokenize(pipeline.tokenizer, texts).long()
         times = diffusion.spread_times(BATCH, len(signal), 0.7, dice)
-        part = signal[times][:, None, None, None]
         noise = torch.randn(latents.shape, generator=dice)
-        noisy = part.sqrt() * latents + (1 - part).sqrt() * noise
+        noisy, wanted = diffusion.question(latents, noise, signal[times], predicted)
         with amp(trainer.device):
             states = pipeline.text_encoder(tokens).last_hidden_state
             down, middle = net(noisy, times, states, controlnet_cond=hint, return_dict=False)
@@ -141,7 +142,7 @@ def train(pipeline: StableDiffusionPipeline, net: ControlNetModel, emojis: Emoji
                 down_block_additional_residuals=down,
                 mid_block_additional_residual=middle,
             ).sample
-        return functional.mse_loss(guessed.float(), part.sqrt() * noise - (1 - part).sqrt() * latents)
+        return (weights[times] * (guessed.float() - wanted).square().mean((1, 2, 3))).mean()
 
     return trainer.run([net], MuonAdamW([net], RATE), RATE, loss_of_step)
 

@@ -50,6 +50,8 @@ def train(pipeline: StableDiffusionPipeline, vectors: nn.Parameter, trainer: Tra
     shown = pictures.composite(np.stack([cube()] * len(colours)), np.array(list(COLOURS.values()), np.uint8))
     latents = autoencoder.encode(pipeline.vae, shown) * architecture.SCALING_FACTOR
     signal = architecture.new_scheduler().alphas_cumprod
+    predicted = architecture.prediction_type(pipeline)
+    weights = diffusion.loss_weights(signal, cap=5.0, floor=1.0, predicted=predicted)
     words = " ".join(WORDS)
     pipeline.tokenizer.add_tokens(WORDS)
     text_encoder.embeddings.token_embedding = _Extended(text_encoder.get_input_embeddings(), vectors)
@@ -66,10 +68,10 @@ def train(pipeline: StableDiffusionPipeline, vectors: nn.Parameter, trainer: Tra
         tokens = diffusion.tokenize(pipeline.tokenizer, texts).long()
         states = text_encoder(tokens).last_hidden_state
         times = diffusion.spread_times(BATCH, len(signal), 0.8, dice)
-        part = signal[times][:, None, None, None]
         noise = torch.randn(latents[colour].shape, generator=dice)
-        guessed = unet(part.sqrt() * latents[colour] + (1 - part).sqrt() * noise, times, states).sample
-        return functional.mse_loss(guessed, part.sqrt() * noise - (1 - part).sqrt() * latents[colour])
+        noisy, wanted = diffusion.question(latents[colour], noise, signal[times], predicted)
+        guessed = unet(noisy, times, states).sample
+        return (weights[times] * (guessed - wanted).square().mean((1, 2, 3))).mean()
 
     return trainer.run([holder], MuonAdamW([holder], RATE), RATE, loss_of_step)
 

@@ -55,7 +55,8 @@ def teach(pipeline: StableDiffusionPipeline, style: Style, emojis: Emojis, train
     if style.text_encoder:
         pipeline.text_encoder.add_adapter(style.text_encoder)
     lessons = diffusion.make_lessons(pipeline.vae, pipeline.tokenizer, in_style(emojis, style), PLAN)
-    return diffusion.train(pipeline.unet, pipeline.text_encoder, lessons, trainer, PLAN)
+    plan = replace(PLAN, predicted=architecture.prediction_type(pipeline))
+    return diffusion.train(pipeline.unet, pipeline.text_encoder, lessons, trainer, plan)
 
 
 def in_style(emojis: Emojis, style: Style) -> Emojis:
