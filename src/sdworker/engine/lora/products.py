@@ -125,7 +125,7 @@ def _rebuilt(a: torch.Tensor, b: torch.Tensor, core: torch.Tensor | None, target
     """`a @ b`, or with a core tensor `a.T @ core @ b`."""
     if core is None:
         return LowRank(_with_kernel(b, target), a)
-    return LowRank(torch.einsum("pqhw,qi->pihw", core, b), a.T.contiguous())
+    return LowRank(torch.einsum("pqhw,qi->pihw", core, b), a.T)
 
 
 def _lokr(pieces: Pieces, target: Target) -> tuple[LowRank, int | None]:
@@ -143,12 +143,17 @@ def _lokr(pieces: Pieces, target: Target) -> tuple[LowRank, int | None]:
         rank = int(b.shape[0])
         right = _rebuilt(pieces["lokr_w2_a"], b, core, target)
     if left.rank * right.rank > target.full_rank:
-        return _whole(torch.kron(left.difference(), right.difference()), target), rank
+        return _whole(_kron(left.difference(), right.difference()), target), rank
     # kron(A B, C D) = kron(A, C) kron(B, D)
-    return LowRank(torch.kron(left.down, right.down), torch.kron(left.up, right.up)), rank
+    return LowRank(_kron(left.down, right.down), _kron(left.up, right.up)), rank
 
 
 def _split(whole: torch.Tensor) -> LowRank:
     """A whole factor [o, i, h, w] as itself times the identity."""
     outputs, inputs, height, width = whole.shape
     return _whole(whole, Target(outputs, inputs, (height, width)))
+
+
+def _kron(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """torch's fails on some strides."""
+    return torch.kron(left.contiguous(), right.contiguous())
