@@ -155,5 +155,10 @@ def _split(whole: torch.Tensor) -> LowRank:
 
 
 def _kron(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """torch's fails on some strides."""
-    return torch.kron(left.contiguous(), right.contiguous())
+    """The Kronecker product of [a, b, …] and [c, d, …], the left's kernel 1 x 1: [ac, bd, …].
+
+    `torch.kron` fails on some strides.
+    """
+    kernel = right.shape[2:]
+    product = left[:, None, :, None] * right[None, :, None, :]
+    return product.reshape(left.shape[0] * right.shape[0], left.shape[1] * right.shape[1], *kernel)
