@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,7 +175,7 @@ async def test_a_file_in_a_folder_goes_before_a_repository_of_that_name(tmp_path
     assert await store(tmp_path, hub).find("owner/repo", Folders([tmp_path / "loras"]), "LoRA") == local
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "no such file": ({}, NAME, "there is no such file"),
     "private file": ({"statuses": {FILE: [401]}}, NAME, r"refuses it \(401\); it needs a token"),
     "gated file": ({"statuses": {FILE: [403]}}, NAME, r"refuses it \(403\)"),
@@ -251,6 +252,7 @@ async def until_something_is_in(folder: Path) -> None:
 CHILD = """
 import asyncio, sys
 from pathlib import Path
+from typing import Any
 from sdworker.assets import AddOnStore, Folders
 from sdworker.assets.cache import FileCache
 from sdworker.assets.download import Limits

@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_a_layer_of_any_make_adds_what_the_tool_that_made_it_adds(
 def test_alphas_that_differ_by_layer_each_scale_their_own(
     targets: dict[str, dict[str, Target]], tmp_path: Path
 ) -> None:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for layer, alpha in ((LINEAR, 1.0), (OUT, 8.0)):
         target = targets["unet"][layer]
         down, up = pair(4, target.outputs, target.inputs)
@@ -166,7 +167,7 @@ def test_a_layer_is_found_by_any_tools_name_for_it(
 def test_diffusers_first_attention_processors_are_read(
     targets: dict[str, dict[str, Target]], tmp_path: Path
 ) -> None:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     base = OUT.removesuffix(".to_out.0")
     down, up = pair(4, targets["unet"][OUT].outputs, targets["unet"][OUT].inputs)
     for name in ("to_q", "to_out"):
@@ -245,7 +246,8 @@ def test_every_layer_of_stable_diffusion_has_an_original_name_of_its_own() -> No
 def test_pefts_alpha_comes_from_the_header_that_diffusers_writes(
     targets: dict[str, dict[str, Target]], tmp_path: Path
 ) -> None:
-    tensors, metadata = {}, {"unet.lora_alpha": 8, "unet.r": 4, "unet.alpha_pattern": {"to_out.0": 2}}
+    tensors: dict[str, torch.Tensor] = {}
+    metadata = {"unet.lora_alpha": 8, "unet.r": 4, "unet.alpha_pattern": {"to_out.0": 2}}
     for layer in (LINEAR, OUT):
         target = targets["unet"][layer]
         down, up = pair(4, target.outputs, target.inputs)
@@ -283,12 +285,12 @@ def test_a_merged_lora_changes_the_weights_by_its_difference(
     unet: nn.Module, targets: dict[str, dict[str, Target]], tmp_path: Path
 ) -> None:
     module = adapter(LoConModule, unet.get_submodule(CONVOLUTION))
-    expected, _ = module.get_diff_weight(1.0)
+    expected, _ = cast(Any, module).get_diff_weight(1.0)
     weights = read_lora(file_of(tmp_path / "a.safetensors", tensors_of(CONVOLUTION, module)), targets)
-    layer = nn.ModuleDict({"only": nn.Conv2d(16, 16, 3)})
-    before = layer["only"].weight.detach().clone()
-    merge(layer, {"only": weights.parts["unet"][CONVOLUTION]}, 0.5)
-    torch.testing.assert_close(layer["only"].weight - before, 0.5 * expected, rtol=1e-4, atol=1e-5)
+    layer = nn.Conv2d(16, 16, 3)
+    before = layer.weight.detach().clone()
+    merge(nn.ModuleDict({"only": layer}), {"only": weights.parts["unet"][CONVOLUTION]}, 0.5)
+    torch.testing.assert_close(layer.weight - before, 0.5 * expected, rtol=1e-4, atol=1e-5)
 
 
 def lora(layer: str, rank: int = 2, outputs: int = 16, inputs: int = TEXT_WIDTH) -> dict[str, torch.Tensor]:

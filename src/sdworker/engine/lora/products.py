@@ -44,6 +44,7 @@ def to_low_rank(pieces: Pieces, target: Target, alpha: float | None = None) -> L
         ShapeMismatch: they do not fit.
     """
     names = pieces.keys() - _SCALES
+    rank: int | None = None
     try:
         if names <= _LORA and {"down", "up"} <= names:
             factors, rank = _lora(pieces, target)
@@ -52,7 +53,7 @@ def to_low_rank(pieces: Pieces, target: Target, alpha: float | None = None) -> L
         elif names <= _LOKR:
             factors, rank = _lokr(pieces, target)
         elif names == {"diff"}:
-            factors, rank = _whole(pieces["diff"].view(_as_convolution(target)), target), None
+            factors = _whole(pieces["diff"].reshape(_as_convolution(target)), target)
         else:
             raise ShapeMismatch(f"has {', '.join(sorted(names)) or 'nothing'}, which makes no product")
         low_rank = LowRank(factors.down, factors.up * _scale(pieces, alpha, rank))
