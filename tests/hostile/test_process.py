@@ -26,7 +26,7 @@ from tests.serverless.standin import Platform, platform
 from .faults import Faults
 
 JOB = {"prompt": "x", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 5}
-LONG = {**JOB, "num_inference_steps": 500}
+LONG = {**JOB, "num_inference_steps": 120}
 FAST_PINGS = {"RUNPOD_PING_INTERVAL": "100", "PROGRESS_INTERVAL_MS": "50"}
 
 
