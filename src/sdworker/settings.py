@@ -220,14 +220,17 @@ class Settings(BaseSettings):
     )
     bucket_access_key_id: SecretStr | None = Field(None, description="The bucket's access key.")
     bucket_secret_access_key: SecretStr | None = Field(None, description="The bucket's secret key.")
+    bucket_session_token: SecretStr | None = Field(
+        None, description="Of temporary keys. They expire, and presigned links with them."
+    )
     bucket_name: str | None = Field(
         None, description="The bucket. Needed unless the endpoint's URL names it."
     )
     bucket_prefix: str = Field("", description="Put before every object's name, `renders/` say.")
     bucket_region: str | None = Field(
         None,
-        description="Region to sign for. "
-        "Unset: read off the endpoint's host where it names one, else us-east-1.",
+        description="Region to sign for. Unset: read off the endpoint's host where it names one, else us-east-1; "
+        "a bucket that names its region is believed.",
     )
     bucket_addressing: BucketAddressing = Field(
         BucketAddressing.AUTO,
@@ -239,6 +242,11 @@ class Settings(BaseSettings):
     )
     bucket_public_url: HttpUrl | None = Field(
         None, description="Base URL of a public bucket or CDN: links are made from it instead of presigned."
+    )
+    bucket_timeout_s: float = Field(
+        60,
+        gt=0,
+        description="Seconds in which a job's images must have reached the bucket, repeated tries included.",
     )
     bucket_fallback: BucketFallback = Field(
         BucketFallback.ERROR, description="`base64` returns the images in the result when an upload fails."

@@ -13,6 +13,7 @@ from typing import Any
 
 from sdworker.cli.fields import add_set_option, read_fields
 from sdworker.cli.images import suffix_of
+from sdworker.waiting import wait_a_moment
 
 __all__ = ["add_parser", "run"]
 
@@ -81,6 +82,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 async def _generate(job: dict[str, Any], out: Path) -> int:
     """Run the job and save its images; returns the exit code."""
+    wait_a_moment()
     # Imported here: the heavy part, and `--help` need not wait for it.
     from tqdm import tqdm
 
