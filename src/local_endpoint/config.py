@@ -48,6 +48,8 @@ class Config:
     runsync_limit_bytes: int = 20 * MB
     result_limit_bytes: int = 20 * MB
     chunk_limit_bytes: int = MB
+    max_queue_bytes: int = 1024 * MB
+    """What the inputs of waiting jobs may take together; beyond it new ones are refused."""
     rate_limits: bool = True
 
     request_timeout_s: float = 30

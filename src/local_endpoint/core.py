@@ -5,20 +5,23 @@ Memory holds only who waits for what and which workers are alive, and may be los
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from local_endpoint.clock import Clock
-from local_endpoint.config import Config
+from local_endpoint.config import MB, Config
 from local_endpoint.jobs import Job, Status
 from local_endpoint.ledger import Chunks, Ledger, Taken, View
-from local_endpoint.store import Store
+from local_endpoint.store import DiskFull, Store
 from local_endpoint.waiting import Bells, Takers
 from local_endpoint.workers import Worker, Workers
 
-__all__ = ["Core", "Submission"]
+__all__ = ["Core", "NoRoom", "Submission"]
+
+_log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _STALL_S = 1
@@ -28,9 +31,16 @@ _STOP_PAUSES_S = (0, 0.5, 2)
 _INPUT_SHOWN_BYTES = 64 * 1024
 _OUTPUT_INLINE_BYTES = 256 * 1024
 _ANY_SIZE = 1 << 40
+# How large results are taken to be: at first a picture's size, then as those that came, the later ones more.
+_RESULT_BYTES = 700_000.0
+_RESULT_WEIGHT = 0.05
 _STREAM_BYTES = 4 * 1024 * 1024
 
 Gone = asyncio.Future[None]
+
+
+class NoRoom(Exception):
+    """No more work is taken for now; the message says why, in words for the caller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,8 @@ class Core:
         self._draining = False
         self._ticked_s = self._time()
         self._vacuum_at_s: float | None = None
+        self._result_bytes = _RESULT_BYTES
+        self._weigh_work()
         for job in self.store.reader.held():
             if job.worker is not None:
                 self.workers.expect(job.worker, job.gpu)
@@ -99,7 +111,12 @@ class Core:
     # What callers do.
 
     async def submit(self, request: Submission) -> Job:
-        """Queue a new job."""
+        """Queue a new job.
+
+        Raises `NoRoom` when the disk, or what may wait, is nearly full.
+        """
+        size = len(request.input) + len(request.extras)
+        self._check_room(size)
         now_ms = self.clock.now_ms()
         job = Job(
             id=f"sync-{uuid4()}" if request.sync else str(uuid4()),
@@ -113,6 +130,8 @@ class Core:
         await self.store.write(
             lambda ledger: ledger.submit(job, request.input, request.extras, request.webhook)
         )
+        self._queued_bytes += size
+        self._live_jobs += 1
         self._takers.wake(1)
         return job
 
@@ -249,6 +268,7 @@ class Core:
         self.workers.seen(worker_id, gpu)
         now_ms = self.clock.now_ms()
         status = Status.COMPLETED if error is None else Status.FAILED
+        self._result_bytes += (len(output or b"") - self._result_bytes) * _RESULT_WEIGHT
         job = await self.store.write(
             lambda ledger: ledger.finish(job_id, worker_id, status, output, error, now_ms)
         )
@@ -292,7 +312,15 @@ class Core:
             self.workers.forgive(int(stalled_s * 1000))
         for worker in self.workers.bury():
             await self._lose(worker.id, [job.id for job in self.store.reader.held(worker.id)])
+        self._weigh_work()
         now_ms = self.clock.now_ms()
+        try:
+            await self._do_what_is_due(now_ms)
+        except DiskFull:
+            _log.error("the disk of %s is full; expired jobs are being deleted", self.config.folder)
+            await self.store.make_room(now_ms)
+
+    async def _do_what_is_due(self, now_ms: int) -> None:
         if self.store.reader.anything_due(now_ms):
             for job in await self.store.write(lambda ledger: ledger.end_overdue(now_ms)):
                 self._ended(job, stop=True)
@@ -304,6 +332,29 @@ class Core:
             await self.store.vacuum()
 
     # Helpers.
+
+    def _weigh_work(self) -> None:
+        """What waits and what is under way; counted on from here until the next look."""
+        counts = self.store.reader.counts()
+        self._live_jobs = counts["inQueue"] + counts["inProgress"]
+        self._queued_bytes = self.store.reader.queued_bytes()
+
+    def _check_room(self, size: int) -> None:
+        """Refuse new work while what is there can still be finished."""
+        most = self.config.max_queue_bytes
+        if self._queued_bytes + size > most:
+            raise NoRoom(
+                f"the inputs of the jobs that wait take {self._queued_bytes / MB:.0f} MB, and this one's "
+                f"{size / MB:.1f} MB would be more than the {most / MB:g} MB that may wait (--max-queue-mb); "
+                "send it when some are done"
+            )
+        # Those that were taken before will want room for their results, and so will this one.
+        results = (self._live_jobs + 1) * self._result_bytes
+        if not self.store.room.has_room_for(size + int(results)):
+            raise NoRoom(
+                f"the disk of the endpoint's data folder is nearly full ({self.store.room.free_bytes / MB:.0f} MB "
+                "left); new jobs are taken again when results have expired or there is more room"
+            )
 
     @staticmethod
     def _time() -> float:

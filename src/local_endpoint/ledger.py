@@ -21,6 +21,9 @@ __all__ = ["FILE_NAME", "Chunks", "Ledger", "Taken", "UnknownJob", "View", "Webh
 FILE_NAME = "jobs.sqlite3"
 _VERSION = 1
 
+_VACUUM_PAGES = 512
+_FEW = 4
+
 # `due_ms` is when the clock alone does something to the job: ends it while it lives, deletes it after.
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -125,11 +128,19 @@ class Ledger:
     ) -> "Ledger":
         """Open the folder's store, creating both as needed, for the owner's eyes only.
 
-        Raises `sqlite3.DatabaseError` for a file that is not such a store, or of another version.
+        Raises `sqlite3.DatabaseError` for a file that is not such a store, or of another version, with the file's
+        name and what can be done.
         """
         path = folder / FILE_NAME
+        try:
+            return cls._open(path, retention_ms, sync_retention_ms, read_only=read_only)
+        except sqlite3.Error as error:
+            raise type(error)(f"{path}: {error}{_remedy(error)}") from error
+
+    @classmethod
+    def _open(cls, path: Path, retention_ms: int, sync_retention_ms: int, *, read_only: bool) -> "Ledger":
         if not read_only:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # SQLite gives its -wal and -shm files the permissions of the database file.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             path.chmod(0o600)
@@ -324,9 +335,35 @@ class Ledger:
 
     def vacuum(self) -> None:
         """Give deleted pages back to the file system and empty the log. Not inside a transaction."""
-        # `execute` would take one step of it, which is one page; `executescript` goes to the end.
-        self.db.executescript("PRAGMA incremental_vacuum")
+        self.empty_log()
+        # A piece at a time: what is moved goes through the log, which must not outgrow the disk.
+        while left := self.db.execute("PRAGMA freelist_count").fetchone()[0]:
+            # `execute` would take one step of it, which is one page; `executescript` goes to the end.
+            self.db.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+            self.empty_log()
+            if self.db.execute("PRAGMA freelist_count").fetchone()[0] >= left:
+                break
+
+    def empty_log(self) -> None:
+        """Fold the log into the database and give its space back. Not inside a transaction."""
         self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def make_room(self, now_ms: int) -> int:
+        """Delete expired jobs on a disk that is full, a few at a time. Not inside a transaction.
+
+        What is deleted is not overwritten then, which would need as much space again; its pages are given back.
+        """
+        self.db.execute("PRAGMA secure_delete = OFF").fetchall()
+        deleted = 0
+        try:
+            self.empty_log()
+            while count := self.delete_expired(now_ms, limit=_FEW):
+                deleted += count
+                self.empty_log()
+            self.vacuum()
+        finally:
+            self.db.execute("PRAGMA secure_delete = ON").fetchall()
+        return deleted
 
     # Webhooks.
 
@@ -351,6 +388,11 @@ class Ledger:
             self.db.execute("UPDATE webhooks SET tries = ?, next_ms = ? WHERE seq = ?", (tries, next_ms, seq))
 
     # Overviews.
+
+    def queued_bytes(self) -> int:
+        """What the waiting jobs' inputs take."""
+        sql = "SELECT coalesce(sum(length(input) + length(extras)), 0) FROM jobs JOIN inputs USING (seq) "
+        return self.db.execute(f"{sql} WHERE status = 'IN_QUEUE'").fetchone()[0]
 
     def counts(self) -> dict[str, int]:
         """Counters since the store began, and how many jobs wait and run now."""
@@ -425,6 +467,16 @@ def _job(row: tuple[Any, ...]) -> Job:
     values["low_priority"] = bool(values["low_priority"])
     values["status"] = Status(values["status"])
     return Job(**values)
+
+
+def _remedy(error: sqlite3.Error) -> str:
+    """What to do about a store that cannot be opened."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return "; is its disk full or read-only? make room on it, or name another folder with --data"
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return "; --salvage keeps what can be read and puts the damaged file aside"
+    return ""
 
 
 def _prepare(db: sqlite3.Connection) -> None:

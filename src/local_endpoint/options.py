@@ -5,7 +5,7 @@ import json
 import socket
 from pathlib import Path
 
-from local_endpoint.config import Config
+from local_endpoint.config import MB, Config
 from local_endpoint.credentials import load_credentials
 
 __all__ = ["add_options", "config_from", "curl_line", "host_url"]
@@ -47,6 +47,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--input-schema", type=Path, help="JSON Schema file of a job's input, for the playground"
     )
     serving.add_argument(
+        "--max-queue-mb",
+        type=float,
+        default=int(str(_default("max_queue_bytes"))) / MB,
+        metavar="MB",
+        help="most that the inputs of waiting jobs may take; more are answered 507 (default: %(default)g)",
+    )
+    serving.add_argument(
         "--no-rate-limits", action="store_true", help="let every key ask as often as it likes"
     )
 
@@ -68,7 +75,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def config_from(args: argparse.Namespace) -> Config:
     """The settings. Raises `OSError` or `ValueError`, saying which file or option is wrong."""
-    kept = load_credentials(args.data)
+    try:
+        kept = load_credentials(args.data)
+    except OSError as error:
+        raise OSError(
+            f"the data folder {args.data} cannot be used: {error.strerror or error}; make room or give leave to write "
+            "there, or name another with --data"
+        ) from error
     schema = None
     if args.input_schema:
         try:
@@ -78,6 +91,8 @@ def config_from(args: argparse.Namespace) -> Config:
     for name in _TIMES:
         if not 0 < getattr(args, name) <= _LONGEST_S:
             raise ValueError(f"--{name.replace('_', '-')} must be more than 0 and at most {_LONGEST_S} s")
+    if not 0 < args.max_queue_mb < 2**30:
+        raise ValueError("--max-queue-mb must be more than 0")
     given_worker_key = [] if args.worker_key is None else [args.worker_key]
     for key in (args.key or []) + given_worker_key:
         _check_key(key)
@@ -95,6 +110,7 @@ def config_from(args: argparse.Namespace) -> Config:
         request_timeout_s=args.request_timeout,
         max_requeues=args.max_requeues,
         rate_limits=not args.no_rate_limits,
+        max_queue_bytes=int(args.max_queue_mb * MB),
         input_schema=schema,
     )
 
