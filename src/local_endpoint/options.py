@@ -79,8 +79,8 @@ def config_from(args: argparse.Namespace) -> Config:
         kept = load_credentials(args.data)
     except OSError as error:
         raise OSError(
-            f"the data folder {args.data} cannot be used: {error.strerror or error}; make room or give leave to write "
-            "there, or name another with --data"
+            f"the data folder {args.data} cannot be used: {error.strerror or error}; make room or give "
+            "leave to write there, or name another with --data"
         ) from error
     schema = None
     if args.input_schema:
