@@ -51,6 +51,12 @@ class Config:
     max_queue_bytes: int = 1024 * MB
     """What the inputs of waiting jobs may take together; beyond it new ones are refused."""
     rate_limits: bool = True
+    strict: bool = True
+    """Refuse whatever the platform would refuse, so that nothing passes here that fails there."""
+    least_execution_timeout_ms: int = 5_000
+    least_ttl_ms: int = 10_000
+    run_result_limit_bytes: int = 10 * MB
+    """With `strict`: the least that a job's `policy` may say, and the largest result of a `/run` job."""
 
     request_timeout_s: float = 30
     """A request's head, and then its body, must have arrived within so long."""

@@ -117,39 +117,43 @@ class Ledger:
     Methods that look a job up raise `UnknownJob`, those that change one `NotAllowed`, before they write.
     """
 
-    def __init__(self, db: sqlite3.Connection, *, retention_ms: int, sync_retention_ms: int) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, *, retention_ms: int, sync_retention_ms: int, keep_past_ttl: bool
+    ) -> None:
         self.db = db
+        self._keep_past_ttl = keep_past_ttl
         self._retention_ms = retention_ms
         self._sync_retention_ms = sync_retention_ms
 
     @classmethod
     def open(
-        cls, folder: Path, *, retention_ms: int, sync_retention_ms: int, read_only: bool = False
+        cls,
+        folder: Path,
+        *,
+        retention_ms: int,
+        sync_retention_ms: int,
+        keep_past_ttl: bool = False,
+        read_only: bool = False,
     ) -> "Ledger":
         """Open the folder's store, creating both as needed, for the owner's eyes only.
+
+        Args:
+            keep_past_ttl: a job that its `ttl` has ended can be asked for as long as any other; else it is gone.
 
         Raises `sqlite3.DatabaseError` for a file that is not such a store, or of another version, with the file's
         name and what can be done.
         """
         path = folder / FILE_NAME
         try:
-            return cls._open(path, retention_ms, sync_retention_ms, read_only=read_only)
+            db = _connect(path, read_only=read_only)
         except sqlite3.Error as error:
             raise type(error)(f"{path}: {error}{_remedy(error)}") from error
-
-    @classmethod
-    def _open(cls, path: Path, retention_ms: int, sync_retention_ms: int, *, read_only: bool) -> "Ledger":
-        if not read_only:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # SQLite gives its -wal and -shm files the permissions of the database file.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            path.chmod(0o600)
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
-        if read_only:
-            db.execute("PRAGMA query_only = ON")
-        else:
-            _prepare(db)
-        return cls(db, retention_ms=retention_ms, sync_retention_ms=sync_retention_ms)
+        return cls(
+            db,
+            retention_ms=retention_ms,
+            sync_retention_ms=sync_retention_ms,
+            keep_past_ttl=keep_past_ttl,
+        )
 
     def close(self) -> None:
         """Close the connection; the last one folds the log into the database."""
@@ -421,6 +425,8 @@ class Ledger:
     def _due_ms(self, job: Job) -> int:
         if job.finished_ms is None or not job.final:
             return job.deadline_ms
+        if job.outlived_ttl and not self._keep_past_ttl:
+            return job.finished_ms
         return job.finished_ms + (self._sync_retention_ms if job.sync else self._retention_ms)
 
     def _unexpired(self, job: Job, now_ms: int) -> Job:
@@ -477,6 +483,20 @@ def _remedy(error: sqlite3.Error) -> str:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return "; --salvage keeps what can be read and puts the damaged file aside"
     return ""
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    if not read_only:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite gives its -wal and -shm files the permissions of the database file.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        path.chmod(0o600)
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    if read_only:
+        db.execute("PRAGMA query_only = ON")
+    else:
+        _prepare(db)
+    return db
 
 
 def _prepare(db: sqlite3.Connection) -> None:

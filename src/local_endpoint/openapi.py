@@ -54,7 +54,11 @@ _DONE_EXAMPLE = {
 _FAILED_EXAMPLE = {**_DONE_EXAMPLE, "error": "steps: 900 given, 1 to 500 allowed", "status": "FAILED"}
 del _FAILED_EXAMPLE["output"]
 
-_TIME = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 604_800_000}, {"type": "null"}]}
+
+def _time(least_ms: int, default_ms: int) -> dict[str, Any]:
+    return {"type": ["integer", "null"], "minimum": least_ms, "maximum": 604_800_000, "default": default_ms}
+
+
 _SUBMISSION = {
     "type": "object",
     "required": ["input"],
@@ -70,13 +74,8 @@ _SUBMISSION = {
         "policy": {
             "type": ["object", "null"],
             "properties": {
-                "executionTimeout": {
-                    "type": "integer",
-                    "minimum": 1,
-                    "maximum": 604_800_000,
-                    "default": 600_000,
-                },
-                "ttl": {**_TIME, "default": 86_400_000},
+                "executionTimeout": _time(5_000, 600_000),
+                "ttl": _time(10_000, 86_400_000),
                 "lowPriority": {"type": ["boolean", "null"], "default": False},
             },
         },
@@ -163,6 +162,11 @@ _ERRORS = {
         "Too many requests; Retry-After says when",
         "more than 1000 /run requests in 10 s with this key; wait 3 s",
     ),
+    507: (
+        "No room for more work; Retry-After says when to ask again",
+        "the disk of the endpoint's data folder is nearly full (20 MB left); new jobs are taken again when "
+        "results have expired or there is more room",
+    ),
     503: ("The store cannot write", "the store cannot write: database or disk is full"),
 }
 
@@ -227,13 +231,13 @@ _LINKS = {
 RUN = _route(
     "Queue a job and return at once; body up to 10 MB, result kept 30 minutes",
     {**_response("The job is queued", _QUEUED, _QUEUED_EXAMPLE), "links": _LINKS},
-    (400, 408, 413),
+    (400, 408, 413, 507),
     body=True,
 )
 RUNSYNC = _route(
     "Queue a job and wait for its end; body up to 20 MB, result kept 1 minute",
     _STATUS_ANSWER,
-    (400, 408, 413),
+    (400, 408, 413, 507),
     parameters=(_WAIT,),
     body=True,
 )

@@ -54,6 +54,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="most that the inputs of waiting jobs may take; more are answered 507 (default: %(default)g)",
     )
     serving.add_argument(
+        "--strict",
+        action=argparse.BooleanOptionalAction,
+        default=_default("strict"),
+        help="refuse what the platform refuses: short times in a policy, results of /run over 10 MB, jobs past "
+        "their ttl (default: on)",
+    )
+    serving.add_argument(
         "--no-rate-limits", action="store_true", help="let every key ask as often as it likes"
     )
 
@@ -110,6 +117,7 @@ def config_from(args: argparse.Namespace) -> Config:
         request_timeout_s=args.request_timeout,
         max_requeues=args.max_requeues,
         rate_limits=not args.no_rate_limits,
+        strict=args.strict,
         max_queue_bytes=int(args.max_queue_mb * MB),
         input_schema=schema,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import resource
 import socket
 from collections.abc import Coroutine, Iterator
@@ -117,6 +118,16 @@ class _PatientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._end_wait()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is answered as every other error is."""
+        body = json.dumps({"error": f"the request is not valid HTTP: {msg}"}).encode()
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_wait()

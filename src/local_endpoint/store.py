@@ -61,12 +61,18 @@ class _Write:
 class Store:
     """One folder's ledger. Create and use it inside a running event loop, and `close` it."""
 
-    def __init__(self, folder: Path, *, retention_ms: int, sync_retention_ms: int) -> None:
+    def __init__(
+        self, folder: Path, *, retention_ms: int, sync_retention_ms: int, keep_past_ttl: bool = False
+    ) -> None:
         """Raises `FolderInUse`, `sqlite3.DatabaseError` for a foreign file, and `OSError`."""
         self._lock_fd = _lock(folder)
         self.room = Room(folder)
         open_ledger = partial(
-            Ledger.open, folder, retention_ms=retention_ms, sync_retention_ms=sync_retention_ms
+            Ledger.open,
+            folder,
+            retention_ms=retention_ms,
+            sync_retention_ms=sync_retention_ms,
+            keep_past_ttl=keep_past_ttl,
         )
         try:
             try:

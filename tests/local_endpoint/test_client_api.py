@@ -168,8 +168,9 @@ class TestRetry:
 
 class TestPolicy:
     def test_a_job_past_its_execution_timeout_is_timed_out_and_its_worker_told(
-        self, endpoint: Endpoint
+        self, make_endpoint: MakeEndpoint
     ) -> None:
+        endpoint = make_endpoint("--no-strict")
         job_id = endpoint.run(policy={"executionTimeout": 300})
         endpoint.take()
         status = endpoint.final(job_id)
@@ -177,9 +178,31 @@ class TestPolicy:
         stops = endpoint.worker_http.get(f"{endpoint.url}/job-stop/w").json()
         assert stops == {"jobsToStop": [job_id]}
 
-    def test_a_job_that_waits_past_its_ttl_is_timed_out(self, endpoint: Endpoint) -> None:
+    def test_a_job_that_waits_past_its_ttl_is_timed_out_where_it_is_not_strict(
+        self, make_endpoint: MakeEndpoint
+    ) -> None:
+        endpoint = make_endpoint("--no-strict")
         job_id = endpoint.run(policy={"ttl": 300})
         assert endpoint.final(job_id)["error"] == "ttl of 300 ms passed"
+
+    def test_a_job_past_its_ttl_is_gone_as_on_the_platform(self, make_endpoint: MakeEndpoint) -> None:
+        endpoint = make_endpoint("--ttl", "0.5")
+        job_id = endpoint.run()
+        eventually(lambda: endpoint.http.get(f"{endpoint.url}/status/{job_id}").status_code == 404)
+        assert endpoint.health()["jobs"]["inQueue"] == 0
+
+    @pytest.mark.parametrize(("name", "least_ms"), [("executionTimeout", 5000), ("ttl", 10_000)])
+    def test_times_that_the_platform_refuses_are_refused(
+        self, name: str, least_ms: int, endpoint: Endpoint
+    ) -> None:
+        def run(value: int | None) -> Any:
+            return endpoint.http.post(f"{endpoint.url}/run", json={"input": {}, "policy": {name: value}})
+
+        assert run(least_ms).status_code == 200
+        assert run(None).status_code == 200
+        refused = run(least_ms - 1)
+        assert refused.status_code == 400
+        assert f"policy.{name} must be between {least_ms} and" in refused.json()["error"]
 
     def test_low_priority_jobs_come_last(self, endpoint: Endpoint) -> None:
         low = endpoint.run(policy={"lowPriority": True})
@@ -188,7 +211,7 @@ class TestPolicy:
 
     def test_the_worker_gets_what_came_beside_the_input(self, endpoint: Endpoint) -> None:
         s3 = {"accessId": "i", "accessSecret": "s", "bucketName": "b", "endpointUrl": "http://s3"}
-        beside = {"webhook": "http://127.0.0.1:9/", "policy": {"ttl": 5000}, "s3Config": s3}
+        beside = {"webhook": "http://127.0.0.1:9/", "policy": {"ttl": 15000}, "s3Config": s3}
         job_id = endpoint.run({"prompt": "dog"}, **beside)
         assert endpoint.take() == {"id": job_id, "input": {"prompt": "dog"}, **beside}
         assert "accessSecret" not in json.dumps(endpoint.status(job_id))

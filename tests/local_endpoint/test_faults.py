@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -144,6 +145,18 @@ class TestBrokenRequests:
         with socket.create_connection(("127.0.0.1", endpoint.port), timeout=20) as sock:
             yield sock
 
+    def test_what_is_no_http_is_answered_as_every_error_is(self, endpoint: Endpoint) -> None:
+        for nonsense in (b"\x16\x03\x01\x00\x01\r\n\r\n", b"GET\r\n\r\n", b"POST /v2 HTTP/9.9\r\n\r\n"):
+            with self.connected(endpoint) as sock:
+                sock.sendall(nonsense)
+                answer = b""
+                while data := sock.recv(4096):
+                    answer += data
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400")
+            assert b"application/json" in head
+            assert "not valid HTTP" in json.loads(body)["error"]
+
     def test_a_network_cut_in_the_middle_of_a_result_changes_nothing(self, endpoint: Endpoint) -> None:
         job_id = endpoint.run()
         endpoint.take()
@@ -241,7 +254,7 @@ def test_what_time_does_goes_on_after_the_disk_was_full(
     make_endpoint: MakeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here the disk is full for as long as the patch lasts, and only for the clock's work."""
-    endpoint = make_endpoint()
+    endpoint = make_endpoint("--no-strict")
 
     def full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
