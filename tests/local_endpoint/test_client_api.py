@@ -64,7 +64,7 @@ class TestStates:
         shared.done(job_id)
 
     def test_a_large_output_comes_whole(self, shared: Endpoint) -> None:
-        job_id, image = shared.run(), "x" * (12 * MB)
+        job_id, image = shared.run(), "x" * (9 * MB)
         shared.take()
         assert shared.done(job_id, output=[{"image": image}]).status_code == 200
         assert shared.status(job_id)["output"] == [{"image": image}]
