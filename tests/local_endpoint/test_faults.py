@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -218,36 +217,6 @@ class TestBrokenRequests:
             with self.connected(endpoint) as sock:
                 sock.sendall(noise)
                 assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
-
-
-class TestDiskFull:
-    @pytest.fixture
-    def small_disk(self, tmp_path: Path) -> Iterator[Path]:
-        """A file system with room for little."""
-        folder = tmp_path / "small"
-        folder.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-        if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-            pytest.skip("needs the right to mount")
-        yield folder
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-    def test_callers_are_told_nothing_is_lost_and_it_goes_on(
-        self, small_disk: Path, make_endpoint: MakeEndpoint
-    ) -> None:
-        endpoint = make_endpoint(folder=small_disk / "data")
-        kept = endpoint.run({"prompt": "kept"})
-        refused = endpoint.http.post(f"{endpoint.url}/run", json={"input": {"image": "x" * 2_000_000}})
-        assert refused.status_code == 503
-        assert "full" in refused.json()["error"]
-        assert refused.headers["retry-after"] == "5"
-        assert endpoint.take()["id"] == kept
-        assert endpoint.done(kept, output="x" * 2_000_000).status_code == 503, (
-            "the SDK tries again after this"
-        )
-        assert endpoint.status(kept)["status"] == "IN_PROGRESS"
-        assert endpoint.done(kept, output="small").status_code == 200
-        assert endpoint.status(kept)["output"] == "small"
 
 
 def test_what_time_does_goes_on_after_the_disk_was_full(
