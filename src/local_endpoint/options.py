@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import re
+import shlex
 import socket
 from pathlib import Path
 
 from local_endpoint.config import MB, Config
 from local_endpoint.credentials import load_credentials
 
-__all__ = ["add_options", "config_from", "curl_line", "host_url"]
+__all__ = ["OptionError", "add_options", "config_from", "curl_line", "host_url"]
 
 _TIMES = (
     "retention",
@@ -19,8 +21,13 @@ _TIMES = (
     "ping_interval",
     "request_timeout",
 )
+_ENDPOINT_ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _LONGEST_S = 366 * 86_400
 _DEFAULTS = Config.__dataclass_fields__
+
+
+class OptionError(ValueError):
+    """An option makes no sense; the message names it, and says what would."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +88,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def config_from(args: argparse.Namespace) -> Config:
-    """The settings. Raises `OSError` or `ValueError`, saying which file or option is wrong."""
+    """The settings. Raises `OSError`, `OptionError` or `ValueError`, saying which file or option is wrong."""
+    _check(args)
     try:
         kept = load_credentials(args.data)
     except OSError as error:
@@ -94,15 +102,9 @@ def config_from(args: argparse.Namespace) -> Config:
         try:
             schema = json.loads(args.input_schema.read_text())
         except ValueError as error:
-            raise ValueError(f"--input-schema {args.input_schema} is not JSON: {error}") from error
-    for name in _TIMES:
-        if not 0 < getattr(args, name) <= _LONGEST_S:
-            raise ValueError(f"--{name.replace('_', '-')} must be more than 0 and at most {_LONGEST_S} s")
-    if not 0 < args.max_queue_mb < 2**30:
-        raise ValueError("--max-queue-mb must be more than 0")
-    given_worker_key = [] if args.worker_key is None else [args.worker_key]
-    for key in (args.key or []) + given_worker_key:
-        _check_key(key)
+            raise OptionError(f"--input-schema {args.input_schema} is not JSON: {error}") from error
+        except OSError as error:
+            raise OptionError(f"--input-schema {args.input_schema}: {error.strerror}") from error
     return Config(
         folder=args.data,
         keys=tuple(args.key or [kept.key]),
@@ -123,10 +125,28 @@ def config_from(args: argparse.Namespace) -> Config:
     )
 
 
+def _check(args: argparse.Namespace) -> None:
+    for name in _TIMES:
+        if not 0 < getattr(args, name) <= _LONGEST_S:
+            raise OptionError(f"--{name.replace('_', '-')} must be more than 0 and at most {_LONGEST_S} s")
+    if not 0 < args.max_queue_mb < 2**30:
+        raise OptionError("--max-queue-mb must be more than 0")
+    if args.max_requeues < 0:
+        raise OptionError(f"--max-requeues must be 0 or more; it is {args.max_requeues}")
+    if not _ENDPOINT_ID.fullmatch(args.endpoint_id):
+        raise OptionError(
+            f"--endpoint-id {args.endpoint_id!r}: should be up to 100 letters, digits, '-', '_', '.' or '~': "
+            "it is part of a URL"
+        )
+    given_worker_key = [] if args.worker_key is None else [args.worker_key]
+    for key in (args.key or []) + given_worker_key:
+        _check_key(key)
+
+
 def _check_key(key: str) -> None:
     """An empty key, as of a variable that is not set, would let in everyone who has none."""
     if not key or not all("!" <= letter <= "~" for letter in key):
-        raise ValueError("a key must be one or more printable ASCII characters without spaces")
+        raise OptionError("a key must be one or more printable ASCII characters without spaces")
 
 
 def host_url(listener: socket.socket) -> str:
@@ -141,7 +161,7 @@ def curl_line(base_url: str, config: Config) -> str:
     return (
         f"curl -X POST {base_url}/v2/{config.endpoint_id}/runsync \\\n"
         "    -H 'Content-Type: application/json' \\\n"
-        f"    -H 'Authorization: Bearer {config.keys[0]}' \\\n"
+        f"    -H {shlex.quote(f'Authorization: Bearer {config.keys[0]}')} \\\n"
         """    -d '{"input": {"prompt": "a cute magical flying dog, """
         """fantasy art drawn by disney concept artists"}}'"""
     )
