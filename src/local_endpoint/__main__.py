@@ -34,6 +34,8 @@ async def _serve(args: argparse.Namespace) -> None:
     listener = listen(args.host, args.port)
     base_url = args.public_url or host_url(listener)
     server = Server(config)
+    if server.core.store.salvaged:
+        print(server.core.store.salvaged, file=sys.stderr)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     print(f"endpoint   {base_url}/v2/{config.endpoint_id}")

@@ -15,6 +15,8 @@ class Config:
 
     folder: Path
     """Where the store lives. Created, and made readable by its owner only."""
+    salvage: bool = False
+    """Put a damaged store aside and go on with what can be read of it."""
     keys: tuple[str, ...]
     """Callers' API keys; each has limits of its own."""
     worker_key: str

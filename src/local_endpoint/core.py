@@ -69,6 +69,7 @@ class Core:
             retention_ms=int(config.retention_s * 1000),
             sync_retention_ms=int(config.sync_retention_s * 1000),
             keep_past_ttl=not config.strict,
+            salvage_damaged=config.salvage,
         )
         self.clock = Clock(not_before_ms=self.store.reader.latest_ms())
         self.workers = Workers(int(config.worker_timeout_s * 1000), self.clock.now_ms)

@@ -16,10 +16,10 @@ from typing import Any
 
 from local_endpoint.jobs import Job, NotAllowed, Status
 
-__all__ = ["FILE_NAME", "Chunks", "Ledger", "Taken", "UnknownJob", "View", "Webhook"]
+__all__ = ["FILE_NAME", "TABLES", "VERSION", "Chunks", "Ledger", "Taken", "UnknownJob", "View", "Webhook"]
 
 FILE_NAME = "jobs.sqlite3"
-_VERSION = 1
+VERSION = 1
 
 _VACUUM_PAGES = 512
 _FEW = 4
@@ -55,6 +55,8 @@ CREATE TABLE webhooks (seq INTEGER PRIMARY KEY, tries INTEGER NOT NULL, next_ms 
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 INSERT INTO counters VALUES ('completed', 0), ('failed', 0), ('retried', 0);
 """
+
+TABLES = ("jobs", "inputs", "results", "chunks", "webhooks", "counters")
 
 _FIELDS = [field.name for field in fields(Job)]
 _COLUMNS = ", ".join(f"jobs.{name}" for name in _FIELDS)
@@ -508,8 +510,8 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA secure_delete = ON")
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-    elif version != _VERSION:
+        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    elif version != VERSION:
         raise sqlite3.DatabaseError(
-            f"the store is of version {version}; this endpoint reads version {_VERSION}"
+            f"the store is of version {version}; this endpoint reads version {VERSION}"
         )

@@ -44,6 +44,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="folder for jobs and keys, readable by its owner only (default: %(default)s)",
     )
     serving.add_argument(
+        "--salvage",
+        action="store_true",
+        help="where the jobs' file in --data is damaged: keep what can be read, and put the file aside",
+    )
+    serving.add_argument(
         "--key",
         action="append",
         help="a caller's API key; may be given again (default: made and kept in --data)",
@@ -107,6 +112,7 @@ def config_from(args: argparse.Namespace) -> Config:
             raise OptionError(f"--input-schema {args.input_schema}: {error.strerror}") from error
     return Config(
         folder=args.data,
+        salvage=args.salvage,
         keys=tuple(args.key or [kept.key]),
         worker_key=kept.worker_key if args.worker_key is None else args.worker_key,
         endpoint_id=args.endpoint_id,

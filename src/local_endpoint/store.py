@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from local_endpoint.ledger import Ledger
 from local_endpoint.room import Room
+from local_endpoint.salvage import salvage
 
 __all__ = ["DiskFull", "FolderInUse", "Store", "StoreUnavailable"]
 
@@ -62,9 +63,19 @@ class Store:
     """One folder's ledger. Create and use it inside a running event loop, and `close` it."""
 
     def __init__(
-        self, folder: Path, *, retention_ms: int, sync_retention_ms: int, keep_past_ttl: bool = False
+        self,
+        folder: Path,
+        *,
+        retention_ms: int,
+        sync_retention_ms: int,
+        keep_past_ttl: bool = False,
+        salvage_damaged: bool = False,
     ) -> None:
-        """Raises `FolderInUse`, `sqlite3.DatabaseError` for a foreign file, and `OSError`."""
+        """Raises `FolderInUse`, `sqlite3.DatabaseError` for a foreign file, and `OSError`.
+
+        Args:
+            salvage_damaged: put a damaged or foreign file aside, with what can be read in a new one (`salvaged`).
+        """
         self._lock_fd = _lock(folder)
         self.room = Room(folder)
         open_ledger = partial(
@@ -75,6 +86,7 @@ class Store:
             keep_past_ttl=keep_past_ttl,
         )
         try:
+            self.salvaged = salvage(folder, retention_ms) if salvage_damaged else None
             try:
                 self._writer = open_ledger()
             except sqlite3.OperationalError:
@@ -189,6 +201,10 @@ class Store:
         # SQLite says that it is full only of the database's file, not of those beside it.
         if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self.room.is_full):
             return DiskFull("the disk of the endpoint's data folder is full")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreUnavailable(
+                f"the store is damaged ({error}); a start with --salvage keeps what can be read"
+            )
         return StoreUnavailable(f"the store cannot write: {error}")
 
     def _apply(self, write: _Write) -> None:

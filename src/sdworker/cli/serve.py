@@ -90,6 +90,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
     listener = listen(arguments.host, arguments.port)
     base_url = arguments.public_url or host_url(listener)
     server = Server(config)
+    if server.core.store.salvaged:
+        print(server.core.store.salvaged, file=sys.stderr)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
