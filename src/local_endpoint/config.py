@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from local_endpoint.simulation import Simulation
+
 __all__ = ["MB", "Config"]
 
 MB = 1024 * 1024
@@ -59,6 +61,9 @@ class Config:
     least_ttl_ms: int = 10_000
     run_result_limit_bytes: int = 10 * MB
     """With `strict`: the least that a job's `policy` may say, and the largest result of a `/run` job."""
+
+    simulation: Simulation = field(default_factory=Simulation)
+    """The platform's bad days, for callers to try what they do about them."""
 
     request_timeout_s: float = 30
     """A request's head, and then its body, must have arrived within so long."""

@@ -15,6 +15,7 @@ from local_endpoint.clock import Clock
 from local_endpoint.config import MB, Config
 from local_endpoint.jobs import Job, Status
 from local_endpoint.ledger import Chunks, Ledger, Taken, View
+from local_endpoint.simulation import Fate
 from local_endpoint.store import DiskFull, Store
 from local_endpoint.waiting import Bells, Takers
 from local_endpoint.workers import Worker, Workers
@@ -73,6 +74,9 @@ class Core:
         )
         self.clock = Clock(not_before_ms=self.store.reader.latest_ms())
         self.workers = Workers(int(config.worker_timeout_s * 1000), self.clock.now_ms)
+        self.fate = Fate(config.simulation)
+        self._simulation = config.simulation
+        self._losing: set[asyncio.Task[None]] = set()
         self.on_retire: Callable[[str], None] = lambda worker_id: None
         """Told the id of a worker that wants to be replaced."""
         self.on_final: Callable[[], None] = lambda: None
@@ -208,7 +212,10 @@ class Core:
     def health(self) -> dict[str, dict[str, int]]:
         """Counts of jobs and workers."""
         busy = {job.worker for job in self.store.reader.held() if job.worker is not None}
-        return {"jobs": self.store.reader.counts(), "workers": self.workers.health(busy)}
+        return {
+            "jobs": self.store.reader.counts(),
+            "workers": self.workers.health(busy, self._simulation.throttled),
+        }
 
     # What workers do.
 
@@ -226,9 +233,13 @@ class Core:
                 await self._lose(worker_id, self._unheard_of(worker, self.store.reader.held(worker_id)))
             end_s = self._time() + self.config.poll_s
             while not gone.done() and not worker.retired and not self._closed:
-                if jobs := await self._take_now(worker, most, gone):
-                    return jobs
                 left_s = end_s - self._time()
+                if self._is_cold(worker):
+                    if self.store.reader.has_queued() and left_s > 0:
+                        await self._warm_up(worker, left_s, gone)
+                        continue
+                elif jobs := await self._take_now(worker, most, gone):
+                    return jobs
                 if left_s <= 0 or not await self._takers.park(gone, left_s):
                     return []
             # The SDK asks again at once, so do not answer at once that there is nothing.
@@ -267,7 +278,7 @@ class Core:
         self, worker_id: str, gpu: str | None, job_id: str, *, output: bytes | None, error: str | None
     ) -> None:
         """A worker's result: FAILED if there is an error, else COMPLETED."""
-        self.workers.seen(worker_id, gpu)
+        self.workers.seen(worker_id, gpu).worked_ms = self.clock.now_ms()
         now_ms = self.clock.now_ms()
         status = Status.COMPLETED if error is None else Status.FAILED
         self._result_bytes += (len(output or b"") - self._result_bytes) * _RESULT_WEIGHT
@@ -374,10 +385,52 @@ class Core:
             await self.store.write(lambda ledger: ledger.give_back(job_ids, worker.id))
             self._takers.wake(len(taken))
             return []
+        if not taken:
+            return []
+        taken = [item for item in taken if not self._is_lost(item, worker)]
+        if not taken:
+            return await self._take_now(worker, most, gone)
+        worker.worked_ms = self.clock.now_ms()
         worker.stops.difference_update(item.job.id for item in taken)
         if self.store.reader.has_queued():
             self._takers.wake(1)
         return taken
+
+    def _is_cold(self, worker: Worker) -> bool:
+        """Whether this worker is asleep, by simulation."""
+        if worker.cold is None:
+            worker.cold = self._simulation.cold_start_s > 0
+        idle_ms = self.clock.now_ms() - worker.worked_ms
+        if not worker.cold and idle_ms > self._simulation.idle_s * 1000 and self._simulation.cold_start_s:
+            worker.cold = not self.store.reader.held(worker.id)
+        return worker.cold
+
+    async def _warm_up(self, worker: Worker, at_most_s: float, gone: Gone) -> None:
+        """Simulate a part of a cold start."""
+        now_ms = self.clock.now_ms()
+        if worker.warm_at_ms is None:
+            worker.warm_at_ms = now_ms + int(self._simulation.cold_start_s * 1000)
+            self._takers.wake(1)  # one that is awake may be among the others
+        left_s = (worker.warm_at_ms - now_ms) / 1000
+        await asyncio.wait({gone}, timeout=max(0, min(at_most_s, left_s, _TICK_S)))
+        if self.clock.now_ms() >= worker.warm_at_ms:
+            worker.cold, worker.warm_at_ms, worker.worked_ms = False, None, self.clock.now_ms()
+
+    def _is_lost(self, item: Taken, worker: Worker) -> bool:
+        """Simulate that the worker is lost with this job: it never learns of it."""
+        if not self.fate.loses_worker():
+            return False
+
+        async def lose() -> None:
+            await asyncio.sleep(self._simulation.lose_after_s)
+            held = {job.id: job.taken_ms for job in self.store.reader.held(worker.id)}
+            if not self._draining and held.get(item.job.id) == item.job.taken_ms:
+                await self._lose(worker.id, [item.job.id])
+
+        task = asyncio.create_task(lose())
+        self._losing.add(task)
+        task.add_done_callback(self._losing.discard)
+        return True
 
     def _unheard_of(self, worker: Worker, held: list[Job]) -> list[str]:
         """Which of a worker's jobs it has not known of for longer than a result or a ping may take."""

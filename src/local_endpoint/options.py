@@ -9,6 +9,7 @@ from pathlib import Path
 
 from local_endpoint.config import MB, Config
 from local_endpoint.credentials import load_credentials
+from local_endpoint.simulation import Simulation
 
 __all__ = ["OptionError", "add_options", "config_from", "curl_line", "host_url"]
 
@@ -73,6 +74,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "their ttl (default: on)",
     )
     serving.add_argument(
+        "--simulate",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,…",
+        help="the platform's bad days: cold-start=S, idle=S, throttled=N, rate=SHARE:STATUS, lose-worker=SHARE, "
+        "lose-after=S, webhook-delay=S, seed=N; docs/endpoint.md tells what each does",
+    )
+    serving.add_argument(
         "--no-rate-limits", action="store_true", help="let every key ask as often as it likes"
     )
 
@@ -95,6 +104,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def config_from(args: argparse.Namespace) -> Config:
     """The settings. Raises `OSError`, `OptionError` or `ValueError`, saying which file or option is wrong."""
     _check(args)
+    try:
+        simulation = Simulation.parse(",".join(args.simulate)) if args.simulate else Simulation()
+    except ValueError as error:
+        raise OptionError(f"--simulate: {error}") from error
     try:
         kept = load_credentials(args.data)
     except OSError as error:
@@ -126,6 +139,7 @@ def config_from(args: argparse.Namespace) -> Config:
         max_requeues=args.max_requeues,
         rate_limits=not args.no_rate_limits,
         strict=args.strict,
+        simulation=simulation,
         max_queue_bytes=int(args.max_queue_mb * MB),
         input_schema=schema,
     )

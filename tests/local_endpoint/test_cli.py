@@ -582,7 +582,7 @@ class TestServe:
             return process
 
         process = start()
-        job_id = http.post(f"{url}/run", json={"input": {"sleep_s": 4}}).json()["id"]
+        job_id = http.post(f"{url}/run", json={"input": {"until": str(tmp_path / "go")}}).json()["id"]
         eventually(lambda: http.get(f"{url}/status/{job_id}").json()["status"] == "IN_PROGRESS", timeout_s=60)
         (pid, _), *others = json.loads((tmp_path / "data" / "workers.json").read_text()).values()
         assert not others
@@ -591,6 +591,9 @@ class TestServe:
         if worker_too:
             os.killpg(pid, signal.SIGKILL)
         process = start()
+        if worker_too:
+            eventually(lambda: http.get(f"{url}/health").json()["jobs"]["retried"] == 1, timeout_s=60)
+        (tmp_path / "go").write_text("")
         try:
             done = eventually(
                 lambda: (
