@@ -57,7 +57,7 @@ def create_app(core: Core) -> FastAPI:
         lifespan=lifespan,
     )
     handle_errors(app)
-    describe(app, core.config.endpoint_id)
+    describe(app, core.config)
     client = client_router(core, Gate(core.config.keys, limits=core.config.rate_limits))
     app.include_router(client, prefix="/v2/{endpoint_id}")
     # The seeds write one of their URLs with v1.

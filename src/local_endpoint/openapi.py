@@ -4,12 +4,14 @@ Bodies are read and checked by hand (`submissions.py`), because a bad one is a 4
 FastAPI's 422; so their schemas are written out here.
 """
 
+import copy
 import warnings
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from local_endpoint.config import Config
 from local_endpoint.jobs import Status
 
 __all__ = [
@@ -90,7 +92,7 @@ _SUBMISSION = {
     "example": {"input": _INPUT},
 }
 
-_JOB = {
+_JOB: dict[str, Any] = {
     "type": "object",
     "required": ["id", "status", "delayTime"],
     "properties": {
@@ -148,7 +150,19 @@ _PURGED = {
 _REQUESTS = {
     "type": "object",
     "required": ["requests"],
-    "properties": {"requests": {"type": "array", "items": _JOB}},
+    "properties": {
+        "requests": {
+            "type": "array",
+            "items": {
+                **_JOB,
+                "required": [*_JOB["required"], "createdAt"],
+                "properties": {
+                    **_JOB["properties"],
+                    "createdAt": {**_MS, "description": "When it came, in milliseconds since 1970."},
+                },
+            },
+        }
+    },
 }
 
 _ERROR_SCHEMA = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
@@ -258,7 +272,7 @@ CANCEL = _route(
     parameters=(_JOB_ID,),
 )
 RETRY = _route(
-    "Queue a FAILED or TIMED_OUT job again under its id",
+    "Queue a FAILED or TIMED_OUT job again under its id; 400 for any other",
     _response("The job is queued", _QUEUED, _QUEUED_EXAMPLE),
     (400,),
     parameters=(_JOB_ID,),
@@ -271,7 +285,11 @@ PURGE_QUEUE = _route(
 HEALTH = _route("Jobs and workers in numbers", _response("Counts", _HEALTH, _HEALTH_EXAMPLE), ())
 REQUESTS = _route(
     "The newest hundred jobs",
-    _response("Newest first", _REQUESTS, {"requests": [{**_QUEUED_EXAMPLE, "delayTime": 10}]}),
+    _response(
+        "Newest first",
+        _REQUESTS,
+        {"requests": [{**_QUEUED_EXAMPLE, "delayTime": 10, "createdAt": 1_790_000_000_000}]},
+    ),
     (),
 )
 
@@ -281,8 +299,17 @@ def _operation_id(method: str, path: str) -> str:
     return f"{method}-{path.split('/')[3]}"
 
 
-def describe(app: FastAPI, endpoint_id: str) -> None:
-    """Have the app serve this document, with the endpoint's id in its paths."""
+def _times_of(config: Config) -> dict[str, Any]:
+    """What a job's `policy` may say, on an endpoint with these settings."""
+    least = (config.least_execution_timeout_ms, config.least_ttl_ms) if config.strict else (1, 1)
+    return {
+        "executionTimeout": _time(least[0], config.execution_timeout_ms),
+        "ttl": _time(least[1], config.ttl_ms),
+    }
+
+
+def describe(app: FastAPI, config: Config) -> None:
+    """Have the app serve this document, with the endpoint's id in its paths and its own times."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -292,12 +319,17 @@ def describe(app: FastAPI, endpoint_id: str) -> None:
                 schema = get_openapi(
                     title=app.title, version=app.version, description=app.description, routes=app.routes
                 )
+            schema = copy.deepcopy(schema)  # what the routes share is not this app's alone
             schema["paths"] = {
-                path.replace("{endpoint_id}", endpoint_id): item for path, item in schema["paths"].items()
+                path.replace("{endpoint_id}", config.endpoint_id): item
+                for path, item in schema["paths"].items()
             }
             for path, item in schema["paths"].items():
                 for method, operation in item.items():
                     operation["operationId"] = _operation_id(method, path)
+                    if "requestBody" in operation:
+                        body = operation["requestBody"]["content"]["application/json"]["schema"]
+                        body["properties"]["policy"]["properties"] |= _times_of(config)
             schema["components"] = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
             app.openapi_schema = schema
         return app.openapi_schema
