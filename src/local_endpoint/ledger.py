@@ -147,15 +147,24 @@ class Ledger:
         """
         path = folder / FILE_NAME
         try:
-            db = _connect(path, read_only=read_only)
+            ledger = cls(
+                _connect(path, read_only=read_only),
+                retention_ms=retention_ms,
+                sync_retention_ms=sync_retention_ms,
+                keep_past_ttl=keep_past_ttl,
+            )
+            if not read_only:
+                ledger.look_through()
         except sqlite3.Error as error:
             raise type(error)(f"{path}: {error}{_remedy(error)}") from error
-        return cls(
-            db,
-            retention_ms=retention_ms,
-            sync_retention_ms=sync_retention_ms,
-            keep_past_ttl=keep_past_ttl,
-        )
+        return ledger
+
+    def look_through(self) -> None:
+        """Read what a start reads: damage there is better told at once. Raises `sqlite3.Error`."""
+        self.latest_ms()
+        self.counts()
+        self.queued_bytes()
+        self.held()
 
     def close(self) -> None:
         """Close the connection; the last one folds the log into the database."""
@@ -482,7 +491,7 @@ def _remedy(error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
         return "; is its disk full or read-only? make room on it, or name another folder with --data"
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such" in str(error):
         return "; --salvage keeps what can be read and puts the damaged file aside"
     return ""
 
@@ -513,5 +522,6 @@ def _prepare(db: sqlite3.Connection) -> None:
         db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise sqlite3.DatabaseError(
-            f"the store is of version {version}; this endpoint reads version {VERSION}"
+            f"the store is of version {version}; this endpoint reads version {VERSION}; "
+            "name another folder with --data"
         )

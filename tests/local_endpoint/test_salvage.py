@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from local_endpoint.config import Config
+from local_endpoint.core import Core
 from local_endpoint.jobs import Job, Status
 from local_endpoint.ledger import FILE_NAME, Ledger
 from local_endpoint.salvage import Salvaged, is_sound, salvage
@@ -174,6 +176,26 @@ def test_what_can_be_read_is_kept_and_the_old_file_put_aside_as_it_was(
         assert kept.jobs >= JOBS // 3
     if damage in (text, half_a_line, somebody_elses):
         assert (kept.jobs, kept.results) == (0, 0)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+async def test_a_start_without_salvage_names_the_file_and_the_remedy_or_goes_on(
+    sound: Path, damage: Callable[[bytearray], None]
+) -> None:
+    path = sound / FILE_NAME
+    data = bytearray(path.read_bytes())
+    damage(data)
+    path.write_bytes(data)
+    try:
+        core = Core(Config(folder=sound, keys=("k",), worker_key="w"))
+    except sqlite3.DatabaseError as error:
+        said = str(error)
+    else:
+        core.close()
+        assert damage in (overwrite_pages, zero_pages, flip_bits, cut_in_half, cut_amid_a_page)
+        return
+    assert said.startswith(f"{path}: ")
+    assert "--salvage keeps what can be read" in said
 
 
 def test_all_rows_of_a_sound_file_are_found(sound: Path) -> None:

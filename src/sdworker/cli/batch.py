@@ -157,6 +157,7 @@ class _Log:
 @contextmanager
 def _log(path: Path) -> Iterator[_Log]:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
     except OSError as error:
         raise UsageError(f"--log {path}: cannot be written: {error.strerror}") from error

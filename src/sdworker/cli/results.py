@@ -16,12 +16,14 @@ _LARGEST_IMAGE_BYTES = 200 * 1024 * 1024
 
 
 def check_folder(out: Path) -> None:
-    """Make the folder and see that files can be written there. Raises `UsageError`."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: is not a folder")
+    """See that files can be written in a folder, or in the one where it would be made. Raises `UsageError`."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
+        place = out
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise UsageError(f"--out {out}: is not a folder")
+        tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         raise UsageError(f"--out {out}: nothing can be written there: {error.strerror}") from error
 
