@@ -23,6 +23,7 @@ VERSION = 1
 
 _VACUUM_PAGES = 512
 _FEW = 4
+_LEAST_BYTES = 512
 
 # `due_ms` is when the clock alone does something to the job: ends it while it lives, deletes it after.
 _SCHEMA = """
@@ -491,7 +492,9 @@ def _remedy(error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
         return "; is its disk full or read-only? make room on it, or name another folder with --data"
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such" in str(error):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or any(
+        sign in str(error) for sign in ("no such", "not a database")
+    ):
         return "; --salvage keeps what can be read and puts the damaged file aside"
     return ""
 
@@ -502,6 +505,9 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         # SQLite gives its -wal and -shm files the permissions of the database file.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         path.chmod(0o600)
+        if 0 < path.stat().st_size < _LEAST_BYTES:
+            # SQLite would take it for empty and write over it.
+            raise sqlite3.DatabaseError("file is not a database")
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     if read_only:
         db.execute("PRAGMA query_only = ON")

@@ -112,9 +112,8 @@ class TestRefusal:
     ) -> None:
         assert main(["generate", "x", "--set", "stepz=1", "--set", "width=100"]) == 1
         error = capsys.readouterr().err
-        assert error.startswith(
-            "sdworker: 'stepz': there is no such field; the nearest is steps; width: 100 is"
-        )
+        assert error.startswith("sdworker: 'stepz': there is no such field; ")
+        assert "; width: 100 is" in error
         assert not Path("out").exists()
 
     def test_a_value_is_json_where_it_can_be_and_text_else(self, capsys: pytest.CaptureFixture[str]) -> None:

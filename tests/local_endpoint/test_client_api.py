@@ -250,13 +250,21 @@ class TestRetention:
 class TestErrors:
     """Every error is JSON with one readable sentence."""
 
-    @pytest.mark.parametrize("header", [{}, {"Authorization": KEY}, {"Authorization": "Bearer wrong"}])
+    @pytest.mark.parametrize("given", [None, "wrong", "Bearer wrong", f"Token {KEY}"])
     @pytest.mark.parametrize("route", ["run", "status/x", "cancel/x", "health", "stream/x", "requests"])
-    def test_no_or_a_wrong_key_is_401(self, shared: Endpoint, header: dict[str, str], route: str) -> None:
+    def test_no_or_a_wrong_key_is_401(self, shared: Endpoint, given: str | None, route: str) -> None:
+        header = {} if given is None else {"Authorization": given}
         method = "POST" if route in ("run", "cancel/x") else "GET"
         answer = httpx.request(method, f"{shared.url}/{route}", headers=header)
         assert answer.status_code == 401
         assert "API key" in answer.json()["error"]
+
+    @pytest.mark.parametrize("given", [KEY, f"Bearer {KEY}", f"bearer {KEY}"])
+    def test_a_key_is_taken_with_bearer_and_without_as_on_the_platform(
+        self, shared: Endpoint, given: str
+    ) -> None:
+        answer = httpx.get(f"{shared.url}/health", headers={"Authorization": given})
+        assert answer.status_code == 200
 
     @pytest.mark.parametrize("route", ["status", "status-sync", "stream", "cancel", "retry"])
     def test_an_unknown_job_is_404(self, shared: Endpoint, route: str) -> None:

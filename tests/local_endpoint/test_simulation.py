@@ -11,7 +11,7 @@ import runpod
 
 from local_endpoint.simulation import Fate, Simulation
 from tests.local_endpoint.conftest import MakeEndpoint
-from tests.local_endpoint.harness import ENDPOINT_ID, KEY, Endpoint, eventually
+from tests.local_endpoint.harness import ENDPOINT_ID, KEY, SDK_WORKER, Endpoint, eventually
 
 
 class TestSpecification:
@@ -50,13 +50,13 @@ class TestSpecification:
         assert "\n" not in str(failed.value)
 
     def test_the_same_seed_is_the_same_fate(self) -> None:
-        def fate(seed: int) -> list[object]:
-            fate = Fate(Simulation.parse(f"rate=0.3:429,rate=0.2:500,lose-worker=0.5,seed={seed}"))
-            return [(fate.refusal(), fate.loses_worker()) for _ in range(200)]
+        def fate(seed: int) -> list[tuple[int | None, bool]]:
+            drawn = Fate(Simulation.parse(f"rate=0.3:429,rate=0.2:500,lose-worker=0.5,seed={seed}"))
+            return [(drawn.refusal(), drawn.loses_worker()) for _ in range(200)]
 
         assert fate(1) == fate(1)
         assert fate(1) != fate(2)
-        statuses = [refused for refused, _ in fate(1)]  # type: ignore[misc]
+        statuses = [refused for refused, _ in fate(1)]
         assert 40 < statuses.count(429) < 80
         assert 20 < statuses.count(500) < 60
 
@@ -87,8 +87,7 @@ def asking(endpoint: Endpoint) -> bool:
 
 def endpoint_with_worker(make_endpoint: MakeEndpoint, simulate: str, *options: str) -> Endpoint:
     endpoint = make_endpoint("--no-rate-limits", "--simulate", simulate, *options)
-    keys = {"RUNPOD_AI_API_KEY": "test-worker-key", **environment(endpoint)}
-    endpoint.sdk_worker("sdk-1", **keys)
+    endpoint.sdk_worker("sdk-1", script=SDK_WORKER, **environment(endpoint))
     eventually(lambda: asking(endpoint), timeout_s=60)
     return endpoint
 
@@ -137,6 +136,7 @@ def test_refusals_reach_the_caller(make_endpoint: MakeEndpoint, client_of: Clien
         try:
             ids.append(client.run({"seed": n}).job_id)
         except requests.HTTPError as error:
+            assert error.response is not None  # noqa: PT017
             refused.append(error.response)
     assert 5 < len(refused) < 25
     for answer in refused:

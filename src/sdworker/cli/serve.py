@@ -179,10 +179,10 @@ class _Fleet:
 
     async def start(self, count: int) -> None:
         """Start so many and wait until all of them ask for jobs. Raises `_WorkerError` if they never do."""
-        for name, process in self._record.earlier().items():
-            if process.is_alive:
-                self._left_over[name] = process
-                self._record.note(name, process)
+        for name, identity in self._record.earlier().items():
+            if identity.is_alive:
+                self._left_over[name] = identity
+                self._record.note(name, identity)
             else:
                 await self._core.exited(name)
         self._keepers = [asyncio.create_task(self._see_off(name)) for name in self._left_over]
