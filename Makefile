@@ -78,7 +78,11 @@ $(VENV)/.run: requirements.lock $(wildcard requirements-torch-*.lock) pyproject.
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	$(INSTALL) -r requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps $(SPANDREL)
 	touch $@
+
+# Alone and without what it asks for: torchvision, which does not exist for every build of torch.
+SPANDREL = spandrel==0.4.2
 
 $(VENV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from bench import coldstart, encode, fair, limit, means, memory, served, single
+from bench import busy, coldstart, encode, fair, limit, means, memory, served, single
 from bench.random_model import find_model
 from bench.sizes import parse_rows, parse_sizes
 
@@ -14,6 +14,7 @@ _BENCHES = {
     "encode": encode.run,
     "coldstart": coldstart.run,
     "means": means.run,
+    "busy": busy.run,
 }
 # These also take sizes and rows.
 _GRIDS = {"memory": memory.run, "limit": limit.run}

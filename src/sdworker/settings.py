@@ -179,6 +179,13 @@ class Settings(BaseSettings):
         "Unset: measured soon after the start; as many as make a forward's rows at least a tenth cheaper than "
         "half as many.",
     )
+    drawing_memory_mb: int | None = Field(
+        None,
+        ge=16,
+        description="Memory, in MB, that drawings under way may hold between their steps: images x steps x size. "
+        "Others wait until there is room; what alone needs more is refused. "
+        "Unset: a third of what is free on the device once the model is loaded.",
+    )
     concurrency: int | None = Field(
         None,
         ge=2,
@@ -213,14 +220,17 @@ class Settings(BaseSettings):
     )
     bucket_access_key_id: SecretStr | None = Field(None, description="The bucket's access key.")
     bucket_secret_access_key: SecretStr | None = Field(None, description="The bucket's secret key.")
+    bucket_session_token: SecretStr | None = Field(
+        None, description="Of temporary keys. They expire, and presigned links with them."
+    )
     bucket_name: str | None = Field(
         None, description="The bucket. Needed unless the endpoint's URL names it."
     )
     bucket_prefix: str = Field("", description="Put before every object's name, `renders/` say.")
     bucket_region: str | None = Field(
         None,
-        description="Region to sign for. "
-        "Unset: read off the endpoint's host where it names one, else us-east-1.",
+        description="Region to sign for. Unset: read off the endpoint's host where it names one, else us-east-1; "
+        "a bucket that names its region is believed.",
     )
     bucket_addressing: BucketAddressing = Field(
         BucketAddressing.AUTO,
@@ -233,6 +243,11 @@ class Settings(BaseSettings):
     bucket_public_url: HttpUrl | None = Field(
         None, description="Base URL of a public bucket or CDN: links are made from it instead of presigned."
     )
+    bucket_timeout_s: float = Field(
+        60,
+        gt=0,
+        description="Seconds in which a job's images must have reached the bucket, repeated tries included.",
+    )
     bucket_fallback: BucketFallback = Field(
         BucketFallback.ERROR, description="`base64` returns the images in the result when an upload fails."
     )
@@ -240,6 +255,25 @@ class Settings(BaseSettings):
     # Talking to the platform.
     progress_interval_ms: int = Field(
         1000, ge=0, description="Least time between two progress updates of a job; 0 sends none."
+    )
+    keep_results_s: float = Field(
+        1800,
+        gt=0,
+        le=604800,
+        description="Seconds, from when a job was taken, in which its result is offered to a platform that does "
+        "not take it, where the job's `policy.executionTimeout` does not say (docs/reliability.md).",
+    )
+    keep_results_mb: float = Field(
+        256,
+        gt=0,
+        description="MB of results kept for a platform that does not take them; with more than that no job is "
+        "taken until some are gone.",
+    )
+    shutdown_grace_s: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="After SIGTERM, and after the last job is drawn, results are offered so many seconds longer.",
     )
     quick_start: bool = Field(
         True,

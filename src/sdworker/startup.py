@@ -63,7 +63,13 @@ def build_worker(settings: Settings) -> Worker:
     )
     _check_samplers(settings, networks, folder)
     log.info("loaded in %.2f s", time.perf_counter() - began)
-    engine = Engine(networks, max_rows=settings.max_rows, threads=threads)
+    memory_mb = settings.drawing_memory_mb
+    engine = Engine(
+        networks,
+        max_rows=settings.max_rows,
+        threads=threads,
+        memory_bytes=None if memory_mb is None else memory_mb * 2**20,
+    )
     try:
         return Worker(settings, engine, model_name=_model_name(folder))
     except SettingsError:

@@ -27,6 +27,8 @@ class Job:
     age: float = 0.0
     passed_over: float = 0.0
     finished: float = 0.0
+    is_live: bool = True
+    memory_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.evaluations_left = self.evaluations

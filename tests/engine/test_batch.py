@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdworker.engine.batch import choose
+from sdworker.engine.batch import choose, who_may_begin
 from sdworker.engine.costs import StepCosts
 from tests.engine.simulation import (
     CPU,
@@ -110,6 +110,42 @@ class TestOneStep:
     def test_a_much_longer_one_joins_where_its_rows_are_nearly_free(self) -> None:
         short, long = Job(0.0, 10), Job(0.0, 50)
         assert choose([long, short], LARGE_GPU) == [short, long]
+
+
+class TestOnlySomeCanHavePart:
+    @given(crowds, machines, st.data())
+    def test_the_others_never_do(self, waiting: list[Job], costs: StepCosts, data: st.DataObject) -> None:
+        among = [job for job in waiting if data.draw(st.booleans())]
+        chosen = choose(waiting, costs, among)
+        assert all(job in among for job in chosen)
+        assert bool(chosen) == bool(among)
+
+    def test_those_who_cannot_make_it_a_crowd_all_the_same(self) -> None:
+        long, *short = Job(0.0, 100), *(Job(0.0, 20) for _ in range(10))
+        long.age = 30.0
+        assert choose([long, *short], CPU, [long, short[0]])[0] is long
+        assert choose([long, short[0]], CPU)[0] is short[0]
+
+
+class TestWhoMayBegin:
+    @given(crowds, machines)
+    def test_who_lives_always_goes_on(self, waiting: list[Job], costs: StepCosts) -> None:
+        assert who_may_begin(waiting, costs, free_bytes=0) == waiting
+
+    def test_who_waits_needs_room(self) -> None:
+        small, large = waiting(memory_bytes=5), waiting(memory_bytes=50)
+        assert who_may_begin([large, small], CPU, free_bytes=49) == [small]
+        assert who_may_begin([large, small], CPU, free_bytes=50) == [large, small]
+
+    def test_behind_one_that_was_passed_over_for_long_nobody_begins(self) -> None:
+        older, large, small, live = waiting(), waiting(memory_bytes=50), waiting(memory_bytes=5), Job(0.0, 20)
+        large.passed_over = large.age = 30.0
+        assert who_may_begin([older, large, small, live], CPU, free_bytes=49) == [older, live]
+        assert who_may_begin([older, large, small, live], CPU, free_bytes=50) == [older, large, small, live]
+
+
+def waiting(**attributes: int) -> Job:
+    return Job(0.0, 20, is_live=False, **attributes)  # type: ignore[arg-type]
 
 
 @on_every_machine

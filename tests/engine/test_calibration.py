@@ -49,7 +49,7 @@ class TimedNetworks(Networks):
 
 
 def calibrate(networks: Networks, *, largest: int, only_worthwhile: bool) -> Calibration:
-    result = Calibration(networks, largest=largest, only_worthwhile=only_worthwhile)
+    result = Calibration(networks, largest=largest, only_worthwhile=only_worthwhile, stop=threading.Event())
     while not result.done:
         result.measure_next()
     return result
@@ -196,6 +196,28 @@ async def test_what_did_not_fit_before_it_is_not_forgotten_by_it(timed: Callable
     await engine.calibrate()
     assert engine.batch_rows == 4
     engine.close()
+
+
+async def test_closing_waits_for_the_forward_at_hand_alone(networks: RecordingNetworks) -> None:
+    """A number of rows takes seven forwards on a quiet machine; on a busy one they may be seconds each."""
+    in_a_forward, may_go_on = threading.Event(), threading.Event()
+    forwards: list[int] = []
+
+    def seconds(rows: int) -> float:
+        forwards.append(rows)
+        if len(forwards) == 2:
+            in_a_forward.set()
+            may_go_on.wait()
+        return 1e-9
+
+    engine = Engine(TimedNetworks(networks, seconds))
+    engine.calibrate_when_idle()
+    await asyncio.to_thread(in_a_forward.wait)
+    closing = asyncio.create_task(asyncio.to_thread(engine.close, finish=False))
+    await until(lambda: engine._closed and engine._learner._stop.is_set())
+    may_go_on.set()
+    assert await closing
+    assert forwards == [2, 2]
 
 
 class TestTheSecondTime:

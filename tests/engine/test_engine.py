@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from sdworker.engine import generation
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.errors import DeviceLost, EngineError
+from sdworker.engine.errors import DeviceLost, EngineError, EngineLost
+from sdworker.engine.generation import Generation, table_for
 from sdworker.engine.networks import Networks
+from sdworker.engine.tables import SamplerTables, Table
 from sdworker.engine.vae import ComingImage
 
 from .conftest import CPU
@@ -94,6 +97,17 @@ def engine(networks: TamperedNetworks) -> Iterator[Engine]:
     engine = Engine(networks, max_rows=8)
     yield engine
     engine.close()
+
+
+async def failure_of(drawn: "Awaitable[list[np.ndarray]]") -> BaseException | None:
+    (result,) = await asyncio.gather(drawn, return_exceptions=True)
+    return result if isinstance(result, BaseException) else None
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - the engine tells nobody
+            await asyncio.sleep(0.01)
 
 
 class TestSharing:
@@ -355,7 +369,23 @@ class TestFaults:
             await engine.draw(PLAIN)
         engine.close()
 
-    async def test_a_defect_of_the_loop_itself_leaves_no_job_hanging(
+    async def test_a_defect_of_the_loop_itself_fails_the_jobs_on_board_and_no_other(
+        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any) -> None:
+            raise IndexError("a defect")
+
+        engine = Engine(networks, max_rows=8)
+        for _ in range(5):  # one drawing that was finished lies between any two
+            with monkeypatch.context() as patched:
+                patched.setattr("sdworker.engine.engine.choose", broken)
+                results = await asyncio.gather(engine.draw(PLAIN), engine.draw(PLAIN), return_exceptions=True)
+            assert [type(result) for result in results] == [EngineError, EngineError]
+            assert "failed inside the worker" in str(results[0])
+            assert len(await engine.draw(PLAIN)) == 1
+        engine.close()
+
+    async def test_a_defect_that_comes_again_and_again_ends_the_engine(
         self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*_: Any) -> None:
@@ -363,10 +393,54 @@ class TestFaults:
 
         monkeypatch.setattr("sdworker.engine.engine.choose", broken)
         engine = Engine(networks, max_rows=8)
-        with pytest.raises(DeviceLost):
-            await engine.draw(PLAIN)
-        with pytest.raises(DeviceLost):
-            await engine.draw(PLAIN)
+        failures = [await failure_of(engine.draw(PLAIN)) for _ in range(4)]
+        assert [type(failure) for failure in failures] == [EngineError, EngineError, EngineLost, EngineLost]
+        assert not isinstance(engine.lost, DeviceLost)
+        engine.close()
+
+    @pytest.mark.parametrize(
+        "panic", [SystemExit, KeyboardInterrupt, BaseException], ids=lambda kind: kind.__name__
+    )
+    async def test_whatever_ends_the_thread_leaves_nobody_waiting_and_is_told(
+        self, networks: TamperedNetworks, panic: type[BaseException]
+    ) -> None:
+        engine = Engine(networks, max_rows=2)
+        told: list[EngineLost] = []
+        engine.when_lost(told.append)
+        in_a_step, may_end = threading.Event(), threading.Event()
+
+        def end(_latents: torch.Tensor, _text: torch.Tensor) -> torch.Tensor:
+            in_a_step.set()
+            may_end.wait()
+            raise panic("a panic")
+
+        networks.fault = end
+        live = asyncio.create_task(engine.draw(LONG))
+        await asyncio.to_thread(in_a_step.wait)
+        waiting = asyncio.create_task(engine.draw(LONG))
+        await until(lambda: engine._inbox.qsize() == 1)
+        errand = engine.call(lambda: None)
+        may_end.set()
+        assert isinstance(await failure_of(live), EngineLost)
+        assert isinstance(await failure_of(waiting), EngineLost)
+        assert isinstance(await asyncio.to_thread(errand.exception), EngineLost)
+        await until(lambda: not engine._thread.is_alive())
+        assert told == [engine.lost]
+        assert isinstance(await failure_of(engine.draw(PLAIN)), EngineLost)
+        with pytest.raises(EngineLost):
+            engine.call(lambda: None)
+        engine.when_lost(told.append)
+        assert told == [engine.lost] * 2
+        engine.close()
+
+    async def test_an_errand_that_ends_the_thread_is_answered(self, networks: TamperedNetworks) -> None:
+        engine = Engine(networks, max_rows=2)
+
+        def panic() -> None:
+            raise SystemExit(3)
+
+        with pytest.raises(EngineLost):
+            await asyncio.wrap_future(engine.call(panic))
         engine.close()
 
     async def test_a_progress_callback_that_fails_does_not_stop_the_drawing(self, engine: Engine) -> None:
@@ -387,6 +461,247 @@ class TestFaults:
         with pytest.raises(EngineError, match="LCM cannot do 400 steps"):
             await engine.draw(replace(LONG, sampler="LCM"))
         assert networks.batches == []
+
+
+class Passing:
+    """A fault that comes a given number of times and then no more."""
+
+    def __init__(self, error: Exception, *, after: int = 0, times: int = 1) -> None:
+        self._error = error
+        self._after = after
+        self.left = times
+
+    def __call__(self) -> None:
+        if self._after > 0:
+            self._after -= 1
+        elif self.left:
+            self.left -= 1
+            raise self._error
+
+
+ANCESTRAL = replace(PLAIN, sampler="Euler a", steps=6)
+
+
+class TestAStepThatFailedAndIsTakenAgain:
+    """It is as if it had never failed: not a bit is different, for it draws no second noise."""
+
+    @pytest.fixture
+    async def undisturbed(self, engine: Engine) -> np.ndarray:
+        (image,) = await engine.draw(ANCESTRAL)
+        return image
+
+    async def test_a_forward_that_once_lacks_memory(
+        self, engine: Engine, networks: TamperedNetworks, undisturbed: np.ndarray
+    ) -> None:
+        fault = Passing(torch.OutOfMemoryError("CUDA out of memory"), after=3)
+
+        def once(latents: torch.Tensor, _text: torch.Tensor) -> torch.Tensor:
+            fault()
+            return latents
+
+        networks.fault = once
+        (image,) = await engine.draw(ANCESTRAL)
+        assert fault.left == 0
+        assert np.array_equal(image, undisturbed)
+        assert engine.costs.limit((8, 8)) == 8  # what passes is not remembered
+
+    @pytest.mark.parametrize("times", [1, 2])
+    @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+    @pytest.mark.parametrize("place", ["randn", "send", "combine"])
+    async def test_anything_else_of_a_step_that_lacks_memory(
+        self,
+        engine: Engine,
+        monkeypatch: pytest.MonkeyPatch,
+        undisturbed: np.ndarray,
+        place: str,
+        error: Exception,
+        times: int,
+    ) -> None:
+        """Lacking it twice, the drawing fails, and the next one is none the worse."""
+        fault = Passing(error, after=4, times=times)
+
+        def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+            def once(*arguments: Any, **options: Any) -> Any:
+                result = function(*arguments, **options)
+                fault()
+                return result
+
+            return once
+
+        with monkeypatch.context() as patched:
+            if place == "randn":
+                patched.setattr("sdworker.engine.generation.torch.randn", failing(torch.randn))
+            elif place == "send":
+                patched.setattr("sdworker.engine.generation.send", failing(generation.send))
+            else:
+                combine = Generation._combine
+                patched.setattr(Generation, "_combine", failing(combine))
+            drawn = engine.draw(ANCESTRAL)
+            if times == 2:
+                assert "out of memory" in str(await failure_of(drawn))
+            else:
+                assert np.array_equal((await drawn)[0], undisturbed)
+        assert fault.left == 0
+        assert np.array_equal((await engine.draw(ANCESTRAL))[0], undisturbed)
+
+    @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ SDE", "DPM2 a Karras", "LCM"])
+    async def test_one_that_fails_for_several_together(
+        self, engine: Engine, networks: TamperedNetworks, sampler: str
+    ) -> None:
+        """Each alone then, also those for whom it was the last step."""
+        drawings = [replace(ANCESTRAL, sampler=sampler, steps=steps) for steps in (2, 3, 3, 6)]
+        alone = [(await engine.draw(drawing))[0] for drawing in drawings]
+        together = 0
+
+        def whenever_together(latents: torch.Tensor, _text: torch.Tensor) -> torch.Tensor:
+            nonlocal together
+            if len(latents) > 2:
+                together += 1
+                raise RuntimeError("a passing fault")
+            return latents
+
+        networks.fault = whenever_together
+        images = await asyncio.gather(*(engine.draw(drawing) for drawing in drawings))
+        assert together > 0
+        assert all(np.array_equal(ours[0], theirs) for ours, theirs in zip(images, alone, strict=True))
+
+    async def test_a_take_that_fails_fails_its_drawing_alone(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also when its neighbours have just finished."""
+        take = Generation.take
+
+        def failing(self: Generation, predicted: torch.Tensor) -> None:
+            if self.drawing.prompt == "cursed":
+                raise RuntimeError("boom")
+            take(self, predicted)
+
+        monkeypatch.setattr(Generation, "take", failing)
+        results = await asyncio.gather(
+            *(engine.draw(replace(ANCESTRAL, steps=1, prompt=prompt)) for prompt in ("a", "cursed", "b")),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results] == [list, EngineError, list]
+
+    async def test_a_beginning_that_once_lacks_memory(
+        self,
+        engine: Engine,
+        networks: TamperedNetworks,
+        monkeypatch: pytest.MonkeyPatch,
+        picture: np.ndarray,
+        mask: np.ndarray,
+    ) -> None:
+        drawing = replace(ANCESTRAL, image=picture, mask=mask, strength=0.7)
+        (undisturbed,) = await engine.draw(drawing)
+        for after in (0, 1):
+            fault = Passing(torch.OutOfMemoryError("CUDA out of memory"), after=after)
+
+            def once(pixels: torch.Tensor, fault: Passing = fault) -> Any:
+                posterior = Networks.encode_image(networks, pixels)
+                fault()
+                return posterior
+
+            monkeypatch.setattr(networks, "encode_image", once)
+            assert np.array_equal((await engine.draw(drawing))[0], undisturbed)
+            assert fault.left == 0
+
+
+class TestWaiting:
+    async def test_a_drawing_that_could_never_fit_into_memory_is_refused_at_once(
+        self, networks: TamperedNetworks
+    ) -> None:
+        engine = Engine(networks, max_rows=8, memory_bytes=2**20)
+        with pytest.raises(EngineError, match=r"16 images of 512x512 in 500 steps of DPM2 a.*fewer images"):
+            await engine.draw(
+                replace(PLAIN, width=512, height=512, steps=500, sampler="DPM2 a", seeds=tuple(range(16)))
+            )
+        assert networks.batches == []
+        assert len(await engine.draw(PLAIN)) == 1
+        engine.close()
+
+    async def test_no_more_than_fit_into_memory_live_at_once_and_all_are_drawn(
+        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawing = replace(PLAIN, steps=30, sampler="DDIM")
+        holds = Generation(drawing, table_of(networks, drawing), networks).memory_bytes
+        engine = Engine(networks, max_rows=16, memory_bytes=3 * holds)
+        lived: list[int] = []
+        take = Generation.take
+
+        def counting(self: Generation, predicted: torch.Tensor) -> None:
+            lived.append(sum(one.memory_bytes for one in engine._generations if one.is_live))
+            take(self, predicted)
+
+        monkeypatch.setattr(Generation, "take", counting)
+        images = await asyncio.gather(*(engine.draw(replace(drawing, seeds=(i,))) for i in range(8)))
+        assert len(images) == 8
+        assert max(lived) == 3 * holds
+        engine.close()
+
+    async def test_what_is_counted_is_what_is_held(
+        self, networks: TamperedNetworks, picture: np.ndarray, mask: np.ndarray
+    ) -> None:
+        for changes in ({}, {"sampler": "Euler a", "seeds": (1, 2)}, {"image": picture, "mask": mask}):
+            drawing = replace(PLAIN, steps=20, **changes)  # type: ignore[arg-type]
+            one = Generation(drawing, table_of(networks, drawing), networks)
+            for _ in one.begin():
+                pass
+            held = [one._history] if one._kept is None else [one._history, *vars(one._kept).values()]
+            assert one.memory_bytes == sum(tensor.nbytes for tensor in held)
+
+    async def test_sixteen_pictures_that_come_together_are_encoded_one_a_step(
+        self, networks: TamperedNetworks, monkeypatch: pytest.MonkeyPatch, picture: np.ndarray
+    ) -> None:
+        """So whoever is being drawn waits for one of them at a time. A share of nothing is one piece of work."""
+        monkeypatch.setattr("sdworker.engine.engine._BEGINNING_SHARE", 0.0)
+        engine = Engine(networks, max_rows=8)
+        loop = asyncio.get_running_loop()
+        begun = asyncio.Event()
+        happened: list[str] = []
+
+        def on_step(_step: int, _steps: int) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            happened.append("step")
+
+        encode = networks.encode_image
+
+        def noted(pixels: torch.Tensor) -> Any:
+            happened.append("encode")
+            return encode(pixels)
+
+        monkeypatch.setattr(networks, "encode_image", noted)
+        long = asyncio.create_task(engine.draw(replace(LONG, guidance=1.0), on_step))
+        await begun.wait()
+        several = [replace(PLAIN, image=picture, strength=0.5, seeds=(i,)) for i in range(16)]
+        images = await asyncio.gather(
+            *(engine.draw(drawing, lambda *_: happened.append("step")) for drawing in several)
+        )
+        assert len(images) == 16
+        assert happened.count("encode") == 16
+        assert ("encode", "encode") not in itertools.pairwise(happened)
+        long.cancel()
+        await failure_of(long)
+        engine.close()
+
+    async def test_one_that_waits_for_room_can_be_cancelled(self, networks: TamperedNetworks) -> None:
+        holds = Generation(LONG, table_of(networks, LONG), networks).memory_bytes
+        engine = Engine(networks, max_rows=8, memory_bytes=holds)
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        live = asyncio.create_task(engine.draw(LONG, lambda *_: loop.call_soon_threadsafe(begun.set)))
+        await begun.wait()
+        waiting = asyncio.create_task(engine.draw(LONG))
+        await until(lambda: len(engine._generations) == 2)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        live.cancel()
+        await failure_of(live)
+        engine.close()
+
+
+def table_of(networks: Networks, drawing: Drawing) -> Table:
+    return table_for(drawing, SamplerTables(networks.scheduler_config, CPU), inpaints_natively=False)
 
 
 async def test_closing_without_finishing_fails_what_was_submitted_after_the_step_at_hand(

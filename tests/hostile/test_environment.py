@@ -77,6 +77,8 @@ def type_of(name: str) -> type:
     annotation: Any = Settings.model_fields[name.lower()].annotation
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is typing.Literal:
+        return Enum
     assert isinstance(annotation, type)
     return Enum if issubclass(annotation, Enum) else annotation
 

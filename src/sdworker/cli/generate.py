@@ -14,6 +14,7 @@ from sdworker.cli.fields import add_field_options, read_fields
 from sdworker.cli.images import suffix_of
 from sdworker.cli.results import check_folder
 from sdworker.cli.submit import read_job
+from sdworker.waiting import wait_a_moment
 
 __all__ = ["add_parser", "run"]
 
@@ -71,6 +72,7 @@ def _job(arguments: argparse.Namespace) -> dict[str, Any]:
 
 async def _generate(job: dict[str, Any], out: Path) -> int:
     """Run the job and save its images; returns the exit code."""
+    wait_a_moment()
     # Imported here: the heavy part, and `--help` need not wait for it.
     from tqdm import tqdm
 

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from sdworker.engine.costs import Shape
 
-__all__ = ["Candidate", "Costs", "choose"]
+__all__ = ["Candidate", "Costs", "Newcomer", "choose", "who_may_begin"]
 
 # Up to so many times the first one's length is similar: it shares the step whatever it costs.
 _SIMILAR = 3.0
@@ -63,21 +63,38 @@ class Candidate(Protocol):
     def passed_over(self) -> float: ...
 
 
+class Newcomer(Candidate, Protocol):
+    """What the choice of who may begin looks at.
+
+    Attributes:
+        is_live: it has begun, and has what it needs.
+        memory_bytes: what it holds from its beginning on.
+    """
+
+    @property
+    def is_live(self) -> bool: ...
+    @property
+    def memory_bytes(self) -> int: ...
+
+
 C = TypeVar("C", bound=Candidate)
+N = TypeVar("N", bound=Newcomer)
 
 
-def choose(waiting: Sequence[C], costs: Costs) -> list[C]:
+def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None) -> list[C]:
     """The generations of the next step, all of one shape; the first has the best claim.
 
     Args:
         waiting: every unfinished generation, in order of arrival, which decides among equals.
         costs: what steps cost. The first generation is taken even if it alone has more rows than the limit.
+        among: those of them that can have part now, in the same order; None: all.
     """
-    if len(waiting) < 2:
-        return list(waiting)
+    eligible = waiting if among is None else among
+    if len(eligible) < 2:
+        return list(eligible)
     crowded = sum(one.rows / costs.limit(one.shape) for one in waiting) > 1
     rank = _rank_in_a_crowd if crowded else _rank_with_room
-    first, *others = sorted(waiting, key=lambda one: rank(one, costs))
+    first, *others = sorted(eligible, key=lambda one: rank(one, costs))
     limit = costs.limit(first.shape)
     chosen = [first]
     rows = similar_rows = first.rows
@@ -95,6 +112,26 @@ def choose(waiting: Sequence[C], costs: Costs) -> list[C]:
         chosen.append(one)
         rows = together
     return chosen
+
+
+def who_may_begin(waiting: Sequence[N], costs: Costs, free_bytes: int) -> list[N]:
+    """Those that live, and those of the others that fit into memory, in order of arrival.
+
+    What fits may pass what does not, but not for ever: behind one that was passed over for longer than is usual
+    nothing begins, until enough of those that live have left.
+
+    Args:
+        waiting: every unfinished generation, in order of arrival.
+        free_bytes: what those that live leave of the memory there is for all.
+    """
+    may: list[N] = []
+    held_up = False
+    for one in waiting:
+        if one.is_live or (not held_up and one.memory_bytes <= free_bytes):
+            may.append(one)
+        else:
+            held_up = held_up or one.passed_over > _USUAL * _work(one, costs)
+    return may
 
 
 def _rank_in_a_crowd(one: Candidate, costs: Costs) -> float:

@@ -1,11 +1,13 @@
 """How long steps take on this hardware, measured: what `StepCosts` knows it from."""
 
+import threading
 import time
 
 import torch
 
 from sdworker.engine.costs import worthwhile
 from sdworker.engine.device import time_call
+from sdworker.engine.errors import EngineError
 from sdworker.engine.networks import Networks
 
 __all__ = ["Calibration"]
@@ -26,17 +28,21 @@ class Calibration:
         done: there is nothing more to measure.
     """
 
-    def __init__(self, networks: Networks, *, largest: int, only_worthwhile: bool) -> None:
+    def __init__(
+        self, networks: Networks, *, largest: int, only_worthwhile: bool, stop: threading.Event
+    ) -> None:
         """
         Args:
             largest: most rows to try.
             only_worthwhile: stop where twice the rows are not worth it.
+            stop: set from another thread, nothing more is measured after the forward at hand.
         """
         self.seconds: dict[int, float] = {}
         self.out_of_memory = False
         self.done = False
         self._networks = networks
         self._only_worthwhile = only_worthwhile
+        self._stop = stop
         self._left = _sizes(largest)
         self._spent_s = 0.0
 
@@ -44,6 +50,7 @@ class Calibration:
         """Time the next number of rows; on the engine's thread.
 
         Raises:
+            EngineError: it was told to stop.
             Exception: whatever the networks raise. Out of memory is no error unless nothing fits.
         """
         rows = self._left.pop(0)
@@ -68,14 +75,13 @@ class Calibration:
     def _time_forward(self, rows: int) -> float:
         """Seconds of a forward, the best of a few."""
         inputs = self._networks.example_inputs(rows)
-        return min(
-            time_call(
-                self._networks.device,
-                lambda: self._networks.predict(*inputs),
-                _REPEATS,
-                enough_seconds=_SECONDS_A_SIZE,
-            )
-        )
+
+        def forward() -> None:
+            if self._stop.is_set():
+                raise EngineError("stopped while what steps cost was measured")
+            self._networks.predict(*inputs)
+
+        return min(time_call(self._networks.device, forward, _REPEATS, enough_seconds=_SECONDS_A_SIZE))
 
 
 def _sizes(largest: int) -> list[int]:

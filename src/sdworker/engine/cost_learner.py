@@ -6,6 +6,7 @@ good.
 """
 
 import logging
+import threading
 import time
 
 from sdworker.engine.calibration import Calibration
@@ -39,6 +40,7 @@ class CostLearner:
         self.costs = StepCosts(ASSUMED_SECONDS, networks.default_shape, max_rows=max_rows)
         self._networks = networks
         self._max_rows = max_rows
+        self._stop = threading.Event()
         self._calibration: Calibration | None = None
         self._due_at = 0.0
         self._best: dict[int, float] = {}
@@ -47,13 +49,20 @@ class CostLearner:
     @property
     def has_more(self) -> bool:
         """Whether there is something left to measure."""
-        return self._calibration is not None or self._is_to_be_done_again()
+        return not self._stop.is_set() and (self._calibration is not None or self._is_to_be_done_again())
+
+    def stop(self) -> None:
+        """Measure nothing more, after the forward at hand; for any thread."""
+        self._stop.set()
 
     def begin(self) -> None:
         """From now on there is; `learn_more` does it."""
         self._again_at = None
         self._calibration = Calibration(
-            self._networks, largest=self._max_rows or _MOST_ROWS, only_worthwhile=self._max_rows is None
+            self._networks,
+            largest=self._max_rows or _MOST_ROWS,
+            only_worthwhile=self._max_rows is None,
+            stop=self._stop,
         )
         self._due_at = time.monotonic() + _FIRST_DUE_S
 

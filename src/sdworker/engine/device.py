@@ -6,15 +6,18 @@ queue whole drawings, and then a job that comes, one that is cancelled and the p
 for what nobody can take back. On a CPU every call returns when its work is done, and all of this is nothing.
 """
 
+import contextlib
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
-__all__ = ["Mark", "Pace", "fetch", "mark", "send", "time_call"]
+__all__ = ["Mark", "Pace", "fetch", "free_bytes", "mark", "send", "time_call"]
 
 
 class Mark(Protocol):
@@ -77,6 +80,23 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def fetch(tensor: torch.Tensor) -> torch.Tensor:
     """A device's tensor on the CPU; it may be read once a `mark` made after this call has passed."""
     return tensor.to("cpu", non_blocking=True)
+
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: torch.device) -> int:
+    """What can still be allocated: on CUDA of the card's memory, else of the machine's or the container's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    with contextlib.suppress(OSError, ValueError):  # "max", or no such file: no limit
+        limit = int((_CGROUP / "memory.max").read_text("ascii"))
+        free = min(free, max(0, limit - int((_CGROUP / "memory.current").read_text("ascii"))))
+    return free
 
 
 def time_call(

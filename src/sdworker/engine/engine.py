@@ -1,11 +1,15 @@
 """The batching engine: many drawings at once, one UNet forward a step.
 
-The engine has one thread, the only one that touches the device. Before each step it admits what was submitted,
-`batch.choose` picks generations of one shape, one forward runs over all their rows, and each takes its sampler
-step from its own table. A finished generation is decoded and leaves; a cancelled one leaves before the next
-step; a new one may join at the next step. So no job waits for a whole longer one, and each comes out as if it had
-run alone. The next step is queued on the device while it is still at the one before (`device.Pace`), and before it
-has brought the images of those who left.
+The engine has one thread, the only one that touches the device. Before each step it looks at what waits and what
+lives, lets those begin that would have part in the step and fit into memory, `batch.choose` picks generations of
+one shape, one forward runs over all their rows, and each takes its sampler step from its own table. A finished
+generation is decoded and leaves; a cancelled one leaves before the next step; a new one may join at the next step.
+So no job waits for a whole longer one, and each comes out as if it had run alone. The next step is queued on the
+device while it is still at the one before (`device.Pace`), and before it has brought the images of those who left.
+
+What goes wrong with one drawing fails that drawing. A defect of the loop fails those on board, and it goes on. A
+device that is lost, or a defect that comes again and again, ends the thread: then everything fails that was
+submitted or will be, and `when_lost` says so.
 """
 
 import asyncio
@@ -13,25 +17,25 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from sdworker.engine.batch import choose
+from sdworker.engine.batch import choose, who_may_begin
 from sdworker.engine.cost_learner import CostLearner
 from sdworker.engine.costs import Shape, StepCosts
-from sdworker.engine.device import Pace, mark
+from sdworker.engine.device import Pace, free_bytes, mark
 from sdworker.engine.drawing import Drawing
-from sdworker.engine.errors import DeviceLost, EngineError, explain, is_fatal
-from sdworker.engine.generation import Generation, Rows, table_for
+from sdworker.engine.errand import Errand
+from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain, is_fatal
+from sdworker.engine.generation import Generation, OnStep, Rows, table_for
 from sdworker.engine.networks import Networks
 from sdworker.engine.processor import use_cores
 from sdworker.engine.tables import SamplerTables, TableError
-from sdworker.engine.ticket import Errand, OnStep, Ticket
-from sdworker.engine.vae import ComingImage
 
 __all__ = ["Engine"]
 
@@ -44,13 +48,26 @@ _SHUTTING_DOWN = "the worker is shutting down; send the job again"
 _IDLE_S = 0.25
 # How long whoever ends the process waits for a step, or for what is measured or compiled just then.
 _STEP_AT_HAND_S = 5.0
+# Of a step's time, how long those that live are kept waiting for others to begin; once it is over, the piece at
+# hand is the last.
+_BEGINNING_SHARE = 0.5
+# Of the memory that is free once the model is loaded, what drawings may hold between their steps. Steps need the
+# rest.
+_MEMORY_SHARE = 1 / 3
+# So many defects of the loop without a drawing that was finished between them: it would go on failing for ever.
+_MOST_DEFECTS = 3
 
 
 class Engine:
     """Draws. Submit with `draw`, from any number of coroutines."""
 
     def __init__(
-        self, networks: Networks, *, max_rows: int | None = None, threads: int | None = None
+        self,
+        networks: Networks,
+        *,
+        max_rows: int | None = None,
+        threads: int | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
         """
         Args:
@@ -58,16 +75,26 @@ class Engine:
             max_rows: most rows in one UNet forward. None: as many as `calibrate` finds worth it.
             threads: with how many threads to compute on a CPU (`processor.reserve_cores`). None: torch's own
                 number.
+            memory_bytes: what drawings under way may hold on the device beside the networks and between steps.
+                None: a third of what is free now.
         """
         self.networks = networks
         self._tables = SamplerTables(networks.scheduler_config, networks.device)
         self._threads = threads
         self._learner = CostLearner(networks, max_rows=max_rows)
-        self._inbox: queue.SimpleQueue[Ticket | Errand[Any] | None] = queue.SimpleQueue()
-        self._live: list[Ticket] = []
-        self._leaving: list[Ticket] = []
+        self._memory_bytes = (
+            int(_MEMORY_SHARE * free_bytes(networks.device)) if memory_bytes is None else memory_bytes
+        )
+        self._inbox: queue.SimpleQueue[Generation | Errand[Any] | None] = queue.SimpleQueue()
+        self._errand: Errand[Any] | None = None  # the one at hand
+        self._generations: list[Generation] = []  # unfinished ones, waiting or live, in order of arrival
+        self._beginning: tuple[Generation, Iterator[None]] | None = None
+        self._leaving: list[Generation] = []
+        self._step_s = 0.0  # what the last step was taken to cost
+        self._defects = 0
         self._pace = Pace(lambda: mark(networks.device))
-        self._lost: DeviceLost | None = None
+        self._lost: EngineLost | None = None
+        self._on_lost: list[Callable[[EngineLost], None]] = []
         self._door = threading.Lock()  # nothing is submitted behind the end
         self._closed = False
         self._finish = True
@@ -85,6 +112,20 @@ class Engine:
     def batch_rows(self) -> int:
         """Most rows in a forward at the model's own size."""
         return self.costs.limit(self.networks.default_shape)
+
+    @property
+    def lost(self) -> EngineLost | None:
+        """Why nothing is drawn any more, if so."""
+        return self._lost
+
+    def when_lost(self, tell: Callable[[EngineLost], None]) -> None:
+        """Have it told, on the engine's thread, when that ends without having been closed; or now, if it has."""
+        with self._door:
+            lost = self._lost
+            if lost is None:
+                self._on_lost.append(tell)
+        if lost is not None:
+            tell(lost)
 
     async def calibrate(self) -> None:
         """Measure now what steps cost here, and with it how many rows are worth sharing one; drawings wait.
@@ -133,83 +174,163 @@ class Engine:
         Raises:
             EngineError: it could not be drawn.
         """
-        if self._lost is not None:
-            raise self._lost
-        if self._closed:
-            raise EngineError(_SHUTTING_DOWN)
-        await asyncio.get_running_loop().run_in_executor(self._prober, self._check, drawing)
-        ticket = Ticket(drawing, on_step)
-        self._submit(ticket)
-        images = asyncio.wrap_future(ticket.images)
+        with self._door:
+            self._check_open()
+        generation = await asyncio.get_running_loop().run_in_executor(
+            self._prober, self._plan, drawing, on_step
+        )
+        self._submit(generation)
+        images = asyncio.wrap_future(generation.images)
         try:
             return await asyncio.shield(images)
         except asyncio.CancelledError:
-            ticket.cancelled = True
+            generation.cancelled = True
             await asyncio.wait([images])
             images.exception()  # seen: asyncio need not warn that nobody looked
             raise
 
-    def close(self, *, finish: bool = True) -> None:
+    def close(self, *, finish: bool = True) -> bool:
         """Take nothing new, and end the thread.
 
         Args:
             finish: what was submitted first. Otherwise it fails, after the step at hand.
+
+        Returns:
+            Whether the thread has ended. It may not have, without `finish`, where a step takes seconds or a
+            forward is being compiled; Python must not end under a thread that computes, for then it aborts.
         """
         with self._door:
             self._closed = True
             self._finish = finish
             self._inbox.put(None)
+        self._learner.stop()
+        self._prober.shutdown(wait=finish)
         self._thread.join(None if finish else _STEP_AT_HAND_S)
-        self._prober.shutdown()
+        return not self._thread.is_alive()
 
-    def _submit(self, item: Ticket | Errand[Any]) -> None:
+    def _submit(self, item: Generation | Errand[Any]) -> None:
         with self._door:
-            if self._closed:
-                raise EngineError(_SHUTTING_DOWN)
+            self._check_open()
             self._inbox.put(item)
 
-    def _check(self, drawing: Drawing) -> None:
-        """Probe the sampler's table off the engine's thread; probing 500 steps takes a second."""
+    def _check_open(self) -> None:
+        """Raises: EngineError: nothing is taken any more."""
+        if self._lost is not None:
+            raise self._lost
+        if self._closed:
+            raise EngineError(_SHUTTING_DOWN)
+
+    def _plan(self, drawing: Drawing, on_step: OnStep | None) -> Generation:
+        """The drawing as it will wait, off the engine's thread: probing a table of 500 steps takes a second.
+
+        Raises:
+            EngineError: the sampler cannot do it, or it would never fit into memory.
+        """
         try:
-            table_for(drawing, self._tables, inpaints_natively=self.networks.inpaints_natively)
+            table = table_for(drawing, self._tables, inpaints_natively=self.networks.inpaints_natively)
         except TableError as error:
             raise EngineError(str(error)) from error
+        generation = Generation(drawing, table, self.networks, on_step)
+        if generation.memory_bytes > self._memory_bytes:
+            raise EngineError(
+                f"{len(drawing.seeds)} images of {drawing.width}x{drawing.height} in {drawing.steps} steps of "
+                f"{drawing.sampler} take {generation.memory_bytes / 1e9:.2g} GB while they are drawn, more than "
+                f"the {self._memory_bytes / 1e9:.2g} GB that this worker has for it; ask for fewer images, fewer "
+                "steps or a smaller size"
+            )
+        return generation
 
     # From here on, all on the engine's thread.
 
     def _run(self) -> None:
-        if self._threads is not None:
-            use_cores(self._threads)
-        with torch.inference_mode():
-            while self._admit() or self._live or self._leaving:
-                if not self._finish:
-                    self._abandon()
-                    break
-                try:
-                    if self._learner.is_overdue():
-                        self._use_idle_time()
-                    self._drop_cancelled()
-                    waiting = [ticket for ticket in self._live if not ticket.finished]
-                    chosen = choose(waiting, self.costs)
-                    if chosen:
-                        self._age(waiting, chosen)
-                        self._step(chosen)
-                        self._pace.step_queued()
-                    self._decode_finished()
-                    self._deliver(wait=not self._live)
-                except Exception as error:  # a defect of the loop itself; without this every job would hang
-                    self._lose(error, [])
+        end: BaseException | None = None
+        try:
+            if self._threads is not None:
+                use_cores(self._threads)
+            with torch.inference_mode():
+                self._loop()
+        except BaseException as error:
+            # Whatever it is, a panic of a library in Rust say: a worker that answers nothing would be worse.
+            end = error
+        self._end(end)
 
-    def _abandon(self) -> None:
-        for ticket in self._live + self._leaving:
-            ticket.images.set_exception(EngineError(_SHUTTING_DOWN))
+    def _loop(self) -> None:
+        """Draw until closed.
+
+        Raises:
+            BaseException: it cannot go on.
+        """
+        while True:
+            try:
+                if not self._admit() and not self._generations and not self._leaving:
+                    return
+                if not self._finish:
+                    return
+                self._turn()
+            except Exception as error:
+                if is_fatal(error):
+                    raise
+                self._defects += 1
+                if self._defects == _MOST_DEFECTS:
+                    raise
+                log.exception("a defect of the engine fails all that was on board")
+                self._beginning = None
+                self._fail([*self._generations, *self._leaving], error)
+
+    def _turn(self) -> None:
+        """One step, and what comes before and after it."""
+        if self._learner.is_overdue():
+            self._use_idle_time()
+        self._drop_cancelled()
+        self._begin_some()
+        chosen = choose(self._generations, self.costs, [one for one in self._generations if one.is_live])
+        if chosen:
+            self._age(chosen)
+            self._step(chosen)
+            self._pace.step_queued()
+        self._decode_finished()
+        self._deliver(wait=not self._generations)
+
+    def _end(self, error: BaseException | None) -> None:
+        """The thread ends: fail whatever nobody will do any more, and say so unless it was asked to end."""
+        reason = EngineError(_SHUTTING_DOWN)
+        tell: Sequence[Callable[[EngineLost], None]] = ()
+        if error is not None:
+            log.critical("the engine cannot go on", exc_info=error)
+            reason = (
+                DeviceLost("the GPU failed and this worker restarts; send the job again")
+                if is_fatal(error)
+                else EngineLost("the worker failed and restarts; send the job again")
+            )
+            reason.__cause__ = error
+        with self._door:
+            if isinstance(reason, EngineLost):
+                self._lost = reason
+                tell = self._on_lost
+            self._closed = True
+            left: list[Generation | Errand[Any]] = [*self._generations, *self._leaving]
+            left += [] if self._errand is None else [self._errand]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    item = self._inbox.get_nowait()
+                    left += [] if item is None else [item]
+        for one in left:
+            one.fail(reason)
+        self._generations.clear()
+        self._leaving.clear()
+        for function in tell:
+            function(self._lost_for_good())
+
+    def _lost_for_good(self) -> EngineLost:
+        assert self._lost is not None
+        return self._lost
 
     def _admit(self) -> bool:
-        """Begin what was submitted, waiting for it when there is nothing else to do. False: closed."""
+        """Take in what was submitted, waiting for it when there is nothing else to do. False: closed."""
         while True:
-            idle = not self._live and not self._leaving
+            idle = not self._generations and not self._leaving
             try:
-                ticket = self._inbox.get(
+                item = self._inbox.get(
                     block=idle, timeout=_IDLE_S if idle and self._has_use_for_idle_time() else None
                 )
             except queue.Empty:
@@ -217,26 +338,25 @@ class Engine:
                     return True
                 self._use_idle_time()
                 continue
-            if ticket is None:
+            if item is None:
                 self._inbox.put(None)  # stays closed for the next round
                 return False
-            if isinstance(ticket, Errand):
-                self._run_errand(ticket)
+            if isinstance(item, Errand):
+                self._run_errand(item)
             else:
-                self._begin(ticket)
+                self._generations.append(item)
 
     def _run_errand(self, errand: "Errand[Any]") -> None:
-        if not errand.result.set_running_or_notify_cancel():  # whoever asked no longer waits
-            return
+        self._errand = errand
         try:
-            errand.result.set_result(errand.function())
+            errand.run()
         except Exception as error:
-            errand.result.set_exception(error)
             if is_fatal(error):
-                self._lose(error, [])
+                raise
+        self._errand = None
 
     def _has_use_for_idle_time(self) -> bool:
-        return self._lost is None and (self._learner.has_more or self.networks.wants_preparing)
+        return not self._closed and (self._learner.has_more or self.networks.wants_preparing)
 
     def _use_idle_time(self) -> None:
         """Do what can wait and is done in some tenths of a second; jobs need none of it."""
@@ -247,52 +367,86 @@ class Engine:
                 self.networks.prepare_wanted()
         except Exception as error:
             if is_fatal(error):
-                self._lose(error, [])
-            else:
+                raise
+            if not self._closed:
                 log.warning("what steps cost could not be measured", exc_info=error)
 
-    def _begin(self, ticket: "Ticket") -> None:
-        if self._lost is not None:
-            ticket.images.set_exception(self._lost)
-            return
-        try:
-            ticket.generation = Generation(ticket.drawing, self.networks, self._tables)
-        except Exception as error:
-            self._fail([ticket], error)
-        else:
-            self._live.append(ticket)
-
     def _drop_cancelled(self) -> None:
-        for ticket in [ticket for ticket in self._live if ticket.cancelled]:
-            self._live.remove(ticket)
-            ticket.images.set_exception(EngineError("cancelled"))
+        self._fail([one for one in self._generations if one.cancelled], EngineError("cancelled"))
 
-    def _age(self, waiting: "list[Ticket]", chosen: "list[Ticket]") -> None:
-        """Count what the coming step takes, and for whom it is time passed over."""
-        seconds = self.costs.seconds(sum(ticket.rows for ticket in chosen), chosen[0].shape)
-        for ticket in waiting:
-            ticket.age += seconds
-            if ticket not in chosen:
-                ticket.passed_over += seconds
+    def _begin_some(self) -> None:
+        """Let those begin that would have part in the next step, piece by piece, for a part of a step's time.
 
-    def _step(self, chosen: "list[Ticket]") -> None:
-        """One UNet forward over the rows of all chosen, and each one's sampler step."""
+        Whoever lives would have to wait for all of it; as long as nobody does, until the first one does.
+        """
+        enough = time.perf_counter() + _BEGINNING_SHARE * self._step_s
+        while (generation := self._next_to_begin()) is not None:
+            self._begin_piece(generation)
+            if time.perf_counter() >= enough and any(one.is_live for one in self._generations):
+                return
+
+    def _next_to_begin(self) -> Generation | None:
+        """The one that has begun to begin, else the first of those who wait that would have part in a step."""
+        if self._beginning is not None:
+            return self._beginning[0]
+        if all(one.is_live for one in self._generations):
+            return None
+        held = sum(one.memory_bytes for one in self._generations if one.is_live)
+        may = who_may_begin(self._generations, self.costs, self._memory_bytes - held)
+        return next((one for one in choose(may, self.costs) if not one.is_live), None)
+
+    def _begin_piece(self, generation: Generation) -> None:
+        """The next piece of its beginning; all of them once more with what can be freed, if memory lacks."""
+        if self._beginning is None:
+            self._beginning = generation, generation.begin()
         try:
-            generations = [ticket.begun for ticket in chosen]
-            rows = [generation.next_rows() for generation in generations]
-            predicted = self._predict(rows, generations[0].shape)
-            for generation, part in zip(
-                generations, predicted.split([g.rows for g in generations]), strict=True
-            ):
-                generation.take(part)
+            try:
+                next(self._beginning[1], None)
+            except (torch.OutOfMemoryError, MemoryError):
+                self.networks.free_memory()
+                for _ in generation.begin():
+                    pass
         except Exception as error:
-            self._isolate(chosen, error)
+            self._beginning = None
+            self._fail([generation], error)
             return
-        for ticket in chosen:
-            ticket.report()
+        if generation.is_live:
+            self._beginning = None
 
-    def _predict(self, rows: list[Rows], shape: Shape) -> torch.Tensor:
-        """The UNet over all rows, in as few forwards as fit; a batch too large for memory is halved for good."""
+    def _age(self, chosen: "list[Generation]") -> None:
+        """Count what the coming step takes, and for whom it is time passed over."""
+        self._step_s = self.costs.seconds(sum(one.rows for one in chosen), chosen[0].shape)
+        for one in self._generations:
+            one.age += self._step_s
+            if one not in chosen:
+                one.passed_over += self._step_s
+
+    def _step(self, chosen: "list[Generation]") -> None:
+        """One UNet forward over the rows of all chosen, and each one's sampler step."""
+        for generation, predicted in self._predict(chosen):
+            try:
+                self._with_memory(generation.take, predicted)
+            except Exception as error:
+                self._fail([generation], error)
+            else:
+                generation.report()
+
+    def _predict(self, chosen: "list[Generation]") -> list[tuple[Generation, torch.Tensor]]:
+        """What the UNet says to each of them. Where it fails for all together, each alone, so that only the one
+        at fault fails."""
+        try:
+            rows = [self._with_memory(one.next_rows) for one in chosen]
+            predicted = self._forward(rows, chosen[0].shape)
+            return list(zip(chosen, predicted.split([one.rows for one in chosen]), strict=True))
+        except Exception as error:
+            if len(chosen) == 1 or is_fatal(error):
+                self._fail(chosen, error)
+                return []
+            log.warning("a step of %d drawings failed; stepping each alone", len(chosen), exc_info=error)
+        return [answer for one in chosen for answer in self._predict([one])]
+
+    def _forward(self, rows: list[Rows], shape: Shape) -> torch.Tensor:
+        """The UNet over all rows, in as few forwards as fit into memory."""
         latents = torch.cat([part.latents for part in rows])
         timesteps = torch.cat([part.timesteps for part in rows])
         text = torch.cat([part.text for part in rows])
@@ -302,56 +456,50 @@ class Engine:
         done = 0
         while done < len(latents):
             part = slice(done, done + self.costs.limit(shape))
+            size = len(latents[part])
             try:
-                output = self.networks.predict(
-                    latents[part], timesteps[part], text[part], None if guidance is None else guidance[part]
+                output = self._with_memory(
+                    self.networks.predict,
+                    latents[part],
+                    timesteps[part],
+                    text[part],
+                    None if guidance is None else guidance[part],
                 )
             except (torch.OutOfMemoryError, MemoryError):
-                size = len(latents[part])
                 if size == 1:
                     raise
                 self.costs.remember_lack_of_memory(shape, size // 2)
                 log.warning("%d rows of %s do not fit into memory; from now on %d", size, shape, size // 2)
-                self.networks.free_memory()
                 continue
             outputs.append(output)
-            done += len(output)
+            done += size
         return torch.cat(outputs)
 
-    def _isolate(self, chosen: "list[Ticket]", error: Exception) -> None:
-        """A step of several failed: step each alone, so that only the one at fault fails."""
-        if len(chosen) == 1 or is_fatal(error):
-            self._fail(chosen, error)
-            return
-        log.warning("a step of %d drawings failed; stepping each alone", len(chosen), exc_info=error)
-        for ticket in chosen:
-            if self._lost is None:
-                self._step([ticket])
+    def _with_memory(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call the function; if memory does not suffice, once more with what can be freed."""
+        with contextlib.suppress(torch.OutOfMemoryError, MemoryError):
+            return function(*arguments)
+        self.networks.free_memory()
+        return function(*arguments)
 
     def _decode_finished(self) -> None:
         """Have what is finished decoded; it leaves the live ones, and its images are on their way."""
-        for ticket in [ticket for ticket in self._live if ticket.finished]:
+        for generation in [one for one in self._generations if one.finished]:
             try:
-                self._decode(ticket)
+                self._decode(generation)
             except Exception as error:
-                self._fail([ticket], error)
+                self._fail([generation], error)
                 continue
-            self._live.remove(ticket)
-            self._leaving.append(ticket)
+            generation.leave()
+            self._generations.remove(generation)
+            self._leaving.append(generation)
 
-    def _decode(self, ticket: "Ticket") -> None:
+    def _decode(self, generation: Generation) -> None:
         """One image at a time: the memory a decode needs grows with the pixels decoded at once."""
-        for latents in ticket.begun.outcome().split(1):
-            if ticket.cancelled:
+        for latents in generation.outcome().split(1):
+            if generation.cancelled:
                 raise EngineError("cancelled")
-            ticket.coming.append(self._decode_one(latents))
-
-    def _decode_one(self, latents: torch.Tensor) -> ComingImage:
-        """Once more with what can be freed, if memory does not suffice."""
-        with contextlib.suppress(torch.OutOfMemoryError, MemoryError):
-            return self.networks.decode(latents)
-        self.networks.free_memory()
-        return self.networks.decode(latents)
+            generation.coming.append(self._with_memory(self.networks.decode, latents))
 
     def _deliver(self, *, wait: bool) -> None:
         """Hand over the images that have arrived.
@@ -359,33 +507,31 @@ class Engine:
         Args:
             wait: for all that are on their way, because there is nothing else to do.
         """
-        for ticket in self._leaving.copy():
-            if not wait and not all(image.is_here() for image in ticket.coming):
+        for generation in self._leaving.copy():
+            if not wait and not all(image.is_here() for image in generation.coming):
                 break  # they arrive in this order
-            self._leaving.remove(ticket)
             try:
-                ticket.images.set_result([image.pixels() for image in ticket.coming])
+                generation.images.set_result([image.pixels() for image in generation.coming])
             except Exception as error:
-                self._fail([ticket], error)
+                self._fail([generation], error)
+                continue
+            self._leaving.remove(generation)
+            self._defects = 0
 
-    def _fail(self, tickets: "list[Ticket]", error: Exception) -> None:
+    def _fail(self, generations: "Sequence[Generation]", error: Exception) -> None:
+        """These cannot be drawn; the others go on.
+
+        Raises:
+            Exception: the error itself, if it means that nothing can be drawn any more.
+        """
         if is_fatal(error):
-            self._lose(error, tickets)
-            return
-        for ticket in tickets:
-            if ticket in self._live:
-                self._live.remove(ticket)
-            ticket.images.set_exception(explain(ticket.drawing, error, self.networks.dtype))
+            raise error
+        for generation in generations:
+            if self._beginning is not None and self._beginning[0] is generation:
+                self._beginning = None
+            for place in (self._generations, self._leaving):
+                if generation in place:
+                    place.remove(generation)
+            generation.fail(explain(generation.drawing, error, self.networks.dtype))
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             self.networks.free_memory()
-
-    def _lose(self, error: Exception, tickets: "list[Ticket]") -> None:
-        """Nothing can be drawn any more: fail these, all that live, and all to come."""
-        log.critical("the engine cannot go on", exc_info=error)
-        self._lost = DeviceLost("the GPU failed and this worker restarts; send the job again")
-        self._lost.__cause__ = error
-        for ticket in {*tickets, *self._live, *self._leaving}:
-            if not ticket.images.done():
-                ticket.images.set_exception(self._lost)
-        self._live.clear()
-        self._leaving.clear()

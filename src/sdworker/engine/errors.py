@@ -8,7 +8,7 @@ from sdworker.engine.drawing import Drawing
 from sdworker.engine.tables import TableError
 from sdworker.engine.vae import NotFinite
 
-__all__ = ["DeviceLost", "EngineError", "explain", "is_fatal"]
+__all__ = ["DeviceLost", "EngineError", "EngineLost", "explain", "is_fatal"]
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +17,12 @@ class EngineError(Exception):
     """A drawing failed; the message says what its user can do."""
 
 
-class DeviceLost(EngineError):
-    """The device is in a state that only a new process can leave; nothing can be drawn any more."""
+class EngineLost(EngineError):
+    """The engine's thread has ended and cannot be begun again: nothing is drawn any more in this process."""
+
+
+class DeviceLost(EngineLost):
+    """The device is in a state that only a new process can leave."""
 
 
 def explain(drawing: Drawing, error: Exception, dtype: torch.dtype) -> EngineError:

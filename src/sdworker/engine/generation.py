@@ -1,11 +1,19 @@
-"""One request's live state in the engine: its history, texts, sampler table and generators.
+"""One drawing in the engine, from the moment it is submitted until its images are handed over.
+
+Waiting it is cheap: the policy knows its rows, its shape and its steps, and nothing is encoded or allocated.
+`begin` makes it live: history, texts, one random generator an image.
 
 What is drawn from the generators, and in which order, is diffusers' own: `StableDiffusionPipeline`,
 `StableDiffusionImg2ImgPipeline` and `StableDiffusionInpaintPipeline`, called for one image with one generator
 seeded with that image's seed. So image i of a request is what diffusers draws for `seed + i`.
 """
 
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import numpy as np
 import torch
@@ -14,8 +22,26 @@ from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.networks import Networks
 from sdworker.engine.tables import SamplerTables, Table, first_step
+from sdworker.engine.vae import ComingImage
 
-__all__ = ["Generation", "Rows", "table_for"]
+__all__ = ["Generation", "OnStep", "Rows", "Status", "table_for"]
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, int], None]
+"""Called on the engine's thread after each step of a drawing: evaluations done, evaluations in all."""
+
+_FLOAT_BYTES = 4
+
+
+class Status(Enum):
+    """Where a generation is on its way; it goes through them in this order, and may fail at any."""
+
+    WAITING = auto()
+    BEGINNING = auto()
+    LIVE = auto()
+    LEAVING = auto()
+    """Decoded; its images are on their way from the device."""
 
 
 @dataclass(frozen=True)
@@ -53,48 +79,93 @@ def table_for(drawing: Drawing, tables: SamplerTables, *, inpaints_natively: boo
 
 
 class Generation:
-    """The state of one drawing between its first and its last step. Lives on the engine's thread."""
+    """A drawing and its state. Made by whoever submits it; from then on the engine's thread's own.
 
-    def __init__(self, drawing: Drawing, networks: Networks, tables: SamplerTables) -> None:
-        """Encode what it needs and draw its start latents.
+    Attributes:
+        status: where it is.
+        images: what its caller waits for.
+        coming: its images once it leaves, in the order of its seeds.
+        cancelled: nobody wants it any more; set by any thread.
+        evaluation: UNet evaluations done.
+        age, passed_over: seconds of steps since it was submitted, and of those it had no part in.
+        rows: rows it brings to a UNet batch.
+        shape: latent height and width; generations of one shape can share a step.
+        memory_bytes: what it holds on the device from its beginning on.
+    """
 
-        Raises:
-            TableError: the sampler cannot do it.
+    _generators: list[torch.Generator]
+    _text: torch.Tensor
+    _embedded_guidance: torch.Tensor | None
+    _history: torch.Tensor
+    _kept: "_Kept | None"
+    _extra: torch.Tensor | None
+
+    def __init__(
+        self, drawing: Drawing, table: Table, networks: Networks, on_step: OnStep | None = None
+    ) -> None:
+        """
+        Args:
+            drawing: what to draw.
+            table: its sampler's (`table_for`).
+            networks: what it will be drawn with; only asked for its dimensions until it begins.
+            on_step: told how far it is.
         """
         self.drawing = drawing
+        self.table = table
+        self.status = Status.WAITING
+        self.images: Future[list[np.ndarray]] = Future()
+        self.coming: list[ComingImage] = []
+        self.cancelled = False
         self.evaluation = 0
-        self.table = table_for(drawing, tables, inpaints_natively=networks.inpaints_natively)
-        self._device = networks.device
-        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in drawing.seeds]
+        self.age = self.passed_over = 0.0
+        self._networks = networks
+        self._on_step = on_step
+        self._guided = drawing.guidance > 1 and not networks.embeds_guidance
         scale = networks.pixels_per_latent
         self._latent_shape = (1, networks.latent_channels, drawing.height // scale, drawing.width // scale)
-        self._guided = drawing.guidance > 1 and not networks.embeds_guidance
-        self._text = self._encode_texts(networks)
-        self._embedded_guidance = (
-            torch.full((self.rows,), drawing.guidance, device=self._device)
-            if networks.embeds_guidance
-            else None
-        )
-        self._history = torch.empty(
-            (self.table.columns, len(drawing.seeds), *self._latent_shape[1:]),
-            device=self._device,
-            dtype=torch.float32,
-        )
-        self._start(networks)
+        self.rows = len(drawing.seeds) * (2 if self._guided else 1)
+        self.shape = self._latent_shape[2], self._latent_shape[3]
+        self.memory_bytes = self._count_memory()
 
     @property
-    def rows(self) -> int:
-        """Rows it brings to a UNet batch."""
-        return len(self.drawing.seeds) * (2 if self._guided else 1)
+    def is_live(self) -> bool:
+        """It can take part in a step."""
+        return self.status is Status.LIVE
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Generations of one latent height and width can share a step."""
-        return self._latent_shape[2], self._latent_shape[3]
+    def evaluations(self) -> int:
+        return self.table.evaluations
+
+    @property
+    def evaluations_left(self) -> int:
+        return self.table.evaluations - self.evaluation
 
     @property
     def finished(self) -> bool:
         return self.evaluation == self.table.evaluations
+
+    def begin(self) -> Iterator[None]:
+        """Encode what it needs and draw its start latents: one piece of that for each item taken.
+
+        It is live once there is no item left. Begun anew after a failure, it is as if nothing had been.
+        """
+        self.status = Status.BEGINNING
+        drawing, networks = self.drawing, self._networks
+        images = len(drawing.seeds)
+        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in drawing.seeds]
+        text = networks.encode_text(drawing.prompt).expand(images, -1, -1)
+        yield
+        if self._guided:
+            text = torch.cat([networks.encode_text(drawing.negative_prompt).expand(images, -1, -1), text])
+            yield
+        self._text = text
+        self._embedded_guidance = (
+            torch.full((self.rows,), drawing.guidance, device=networks.device)
+            if networks.embeds_guidance
+            else None
+        )
+        yield from self._start()
+        self.status = Status.LIVE
 
     def next_rows(self) -> Rows:
         """What the UNet must see for the next evaluation."""
@@ -104,15 +175,23 @@ class Generation:
             latents = torch.cat([latents, latents])
         if self._extra is not None:
             latents = torch.cat([latents, self._extra], dim=1)
-        timesteps = torch.full((self.rows,), self.table.timesteps[i], device=self._device)
+        timesteps = torch.full((self.rows,), self.table.timesteps[i], device=latents.device)
         return Rows(latents, timesteps, self._text, self._embedded_guidance)
 
     def take(self, predicted: torch.Tensor) -> None:
-        """Put the UNet's answer into the history and go on to the next evaluation.
+        """Put the UNet's answer into the history and go on to the next evaluation: wholly, or not at all.
+
+        What it writes into the history is read from the next evaluation on, so that a take that failed can be
+        repeated; its noise is drawn again from where the generators were.
 
         Args:
             predicted: [rows, 4, h, w] in float32.
         """
+        with self._as_they_were_if_it_fails():
+            self._take(predicted)
+        self.evaluation += 1
+
+    def _take(self, predicted: torch.Tensor) -> None:
         i, table = self.evaluation, self.table
         if self._guided:
             plain, prompted = predicted.chunk(2)
@@ -128,11 +207,31 @@ class Generation:
             latents = self._combine(table.blend.latents[i], column)
             original = self._kept.as_noisy_as(table.blend.image[i], table.blend.noise[i])
             self._history[column] = (1 - self._kept.mask) * (original - latents)
-        self.evaluation += 1
+
+    def report(self) -> None:
+        """Tell whoever asked how far it is; what they do wrong must not stop the engine."""
+        if self._on_step is None:
+            return
+        try:
+            self._on_step(self.evaluation, self.table.evaluations)
+        except Exception:
+            log.exception("on_step failed; it is not called again")
+            self._on_step = None
 
     def outcome(self) -> torch.Tensor:
         """The finished latents, [images, 4, h, w] in float32."""
         return self._combine(self.table.outcome, self.table.columns)
+
+    def leave(self) -> None:
+        """Nothing but its images is needed any more."""
+        self.status = Status.LEAVING
+        for name in ("_text", "_embedded_guidance", "_history", "_kept", "_extra"):
+            vars(self).pop(name, None)
+
+    def fail(self, error: Exception) -> None:
+        """Tell its caller, once."""
+        if not self.images.done():
+            self.images.set_exception(error)
 
     def _combine(self, coefficients: torch.Tensor, known: int) -> torch.Tensor:
         """The weighted sum of the first `known` columns of the history, [images, 4, h, w]."""
@@ -141,50 +240,69 @@ class Generation:
 
     def _draw_noise(self) -> torch.Tensor:
         draws = [torch.randn(self._latent_shape, generator=generator) for generator in self._generators]
-        return send(torch.cat(draws), self._device)
+        return send(torch.cat(draws), self._networks.device)
 
-    def _encode_texts(self, networks: Networks) -> torch.Tensor:
+    @contextlib.contextmanager
+    def _as_they_were_if_it_fails(self) -> Iterator[None]:
+        """Put the generators back if what is done while it is open fails."""
+        if not self.table.draws[self.evaluation]:
+            yield
+            return
+        states = [generator.get_state() for generator in self._generators]
+        try:
+            yield
+        except BaseException:
+            for generator, state in zip(self._generators, states, strict=True):
+                generator.set_state(state)
+            raise
+
+    def _count_memory(self) -> int:
+        """Bytes of the history and of the pictures' latents."""
         images = len(self.drawing.seeds)
-        prompted = networks.encode_text(self.drawing.prompt).expand(images, -1, -1)
-        if not self._guided:
-            return prompted
-        plain = networks.encode_text(self.drawing.negative_prompt).expand(images, -1, -1)
-        return torch.cat([plain, prompted])
+        _, channels, height, width = self._latent_shape
+        layers = channels * images * self.table.columns
+        if self.table.blend is not None:  # the picture, its noise and the mask
+            layers += 2 * channels * images + 1
+        if self._networks.inpaints_natively:
+            layers += (channels + 1) * self.rows
+        return layers * height * width * _FLOAT_BYTES
 
-    def _start(self, networks: Networks) -> None:
+    def _start(self) -> Iterator[None]:
         """Draw what diffusers' pipelines draw before their loop, in their order."""
-        drawing, table = self.drawing, self.table
+        drawing, table, networks = self.drawing, self.table, self._networks
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
         image = None
         if pixels is not None and (table.start_image != 0 or table.blend is not None):
-            image = self._encode_image(networks, pixels)
+            image = self._encode_image(pixels)
+            yield
         noise = self._draw_noise()
-        self._history[0] = table.start_noise * noise
+        start = table.start_noise * noise
         if image is not None:
-            self._history[0] += table.start_image * image
+            start += table.start_image * image
         mask = masked_image = None
         if pixels is not None and drawing.mask is not None:
             repainted = torch.from_numpy(drawing.mask >= 128)[None, None]
-            mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), self._device)
+            mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), networks.device)
             # diffusers encodes the masked picture for every UNet, and so advances the generators.
-            masked_image = self._encode_image(networks, pixels * ~repainted)
+            masked_image = self._encode_image(pixels * ~repainted)
+            yield
         self._kept = _Kept(image, noise, mask) if image is not None and mask is not None else None
-        self._extra = self._native_mask(networks, mask, masked_image) if networks.inpaints_natively else None
+        self._extra = self._native_mask(mask, masked_image) if networks.inpaints_natively else None
+        self._history = torch.empty((table.columns, *start.shape), device=start.device, dtype=torch.float32)
+        self._history[0] = start
 
-    def _encode_image(self, networks: Networks, pixels: torch.Tensor) -> torch.Tensor:
+    def _encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """A picture's latents, [images, 4, h, w], each sampled with its image's own generator."""
-        posterior = networks.encode_image(pixels)
+        posterior = self._networks.encode_image(pixels)
         return torch.cat([posterior.sample(generator) for generator in self._generators])
 
-    def _native_mask(
-        self, networks: Networks, mask: torch.Tensor | None, masked_image: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _native_mask(self, mask: torch.Tensor | None, masked_image: torch.Tensor | None) -> torch.Tensor:
         """The five extra channels of an inpainting UNet, [rows, 5, h, w]; without a mask all is repainted."""
         images = len(self.drawing.seeds)
         if mask is None or masked_image is None:
-            mask = torch.ones(1, 1, *self.shape, device=self._device)
+            mask = torch.ones(1, 1, *self.shape, device=self._networks.device)
             blank = torch.zeros(1, 3, self.drawing.height, self.drawing.width)
-            masked_image = networks.encode_image(blank).mean.expand(images, -1, -1, -1)
+            masked_image = self._networks.encode_image(blank).mean.expand(images, -1, -1, -1)
         extra = torch.cat([mask.expand(images, -1, -1, -1), masked_image], dim=1)
         return torch.cat([extra, extra]) if self._guided else extra
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdworker.pictures import to_pixels
+from sdworker.decoder.resize import to_pixels
 from sdworker.settings import Resize
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

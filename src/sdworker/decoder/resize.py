@@ -1,11 +1,14 @@
 """A picture as the engine takes it: pixels of the size that is drawn."""
 
+from typing import Literal
+
 import numpy as np
 from PIL import Image
 
-from sdworker.settings import Resize
+__all__ = ["Resize", "to_pixels"]
 
-__all__ = ["to_pixels"]
+# As in the settings, which are not imported here; `keep` is `stretch` to the picture's own size.
+Resize = Literal["stretch", "crop", "fill", "keep"]
 
 
 def to_pixels(
