@@ -1,19 +1,21 @@
 """`python -m bench [NAME …]`: run the named benches, or all."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
-from bench import coldstart, encode, fair, limit, means, memory, served, single
+from bench import busy, coldstart, encode, fair, limit, means, memory, served, single
 from bench.random_model import find_model
 from bench.sizes import parse_rows, parse_sizes
 
-_BENCHES = {
+_BENCHES: dict[str, Callable[[Path, int], None]] = {
     "served": served.run,
     "single": single.run,
     "fair": fair.run,
     "encode": encode.run,
     "coldstart": coldstart.run,
     "means": means.run,
+    "busy": busy.run,
 }
 # These also take sizes and rows.
 _GRIDS = {"memory": memory.run, "limit": limit.run}

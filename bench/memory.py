@@ -30,13 +30,18 @@ _MOST_ROWS = 128
 
 
 def run(
-    model: Path, _rounds: int, sizes: Sequence[Size] | None = None, rows: Sequence[int] | None = None
+    model: Path,
+    _rounds: int,
+    sizes: Sequence[Size] | None = None,
+    rows: Sequence[int] | None = None,
+    mixed_jobs: int = 1000,
 ) -> None:
     """Measure and report.
 
     Args:
         sizes: of the pictures; None: the model's own and larger ones.
         rows: of a forward, even numbers; None: 2, 8 and 16. The jobs that start from a picture have the fewest.
+        mixed_jobs: how many jobs of all kinds one process draws, to see whether its memory grows with them.
     """
     cuda = torch.cuda.is_available()
     plan = [
@@ -48,6 +53,8 @@ def run(
     cells = list(_measure(str(model), plan, fresh=not cuda))
     _print_cells(cells, "device memory" if cuda else "resident memory, a process each")
     figures: dict[str, Any] = {"device": "cuda" if cuda else "cpu", "cells": cells}
+    figures["mixed"] = _measure_mixed(str(model), mixed_jobs)
+    _print_mixed(figures["mixed"])
     if cuda:
         figures["card"] = _fill_card(str(model), sizes_of(model))
         _print_card(figures["card"])
@@ -60,6 +67,22 @@ def _measure(model: str, plan: Sequence[tuple[str, Size, int]], *, fresh: bool) 
         with OwnProcess("bench.memory_process") as process:
             for kind, size, rows in part:
                 yield _cell(process, model, kind, size, rows)
+
+
+def _measure_mixed(model: str, jobs: int) -> dict[str, Any]:
+    """Memory after each tenth of so many mixed jobs, in one process."""
+    with OwnProcess("bench.memory_process") as process:
+        used: list[int] = process.call("draw_mixed", model, jobs, jobs // 10)
+    return {"jobs": jobs, "used_bytes": used}
+
+
+def _print_mixed(mixed: dict[str, Any]) -> None:
+    jobs, used = mixed["jobs"], mixed["used_bytes"]
+    table(
+        f"memory: after so many of {jobs} mixed jobs, MiB",
+        ("loaded", *(jobs // 10 * tenth for tenth in range(1, len(used)))),
+        [[_mib(count) for count in used]],
+    )
 
 
 def _cell(

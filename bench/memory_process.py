@@ -5,6 +5,8 @@ import sdworker.quick_start  # noqa: F401 - as handler.py does
 # isort: split
 import asyncio
 import base64
+import random
+from collections.abc import Callable
 from functools import cache
 from io import BytesIO
 from typing import Any
@@ -18,11 +20,12 @@ from bench.usage import Usage, forget_peak, peak_bytes, used_bytes
 from sdworker.engine.errors import EngineError
 from sdworker.worker import Worker
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_mixed"]
 
 # The history of a generation grows with its steps, by 64 KB an image and step at 512x512: next to nothing.
 _STEPS = 3
 _MOST_IMAGES = 64  # that one job may ask for
+_CALLERS = 8
 
 
 def draw(model: str, kind: str, width: int, height: int, images: int, limit_bytes: int | None) -> Usage:
@@ -51,6 +54,52 @@ def draw(model: str, kind: str, width: int, height: int, images: int, limit_byte
     else:
         fits = all(forward.rows == 2 * images for forward in networks.forwards)
     return Usage(fits, loaded_bytes, *peak_bytes(networks.device))
+
+
+def draw_mixed(model: str, jobs: int, every: int) -> list[int]:
+    """Run so many jobs of all kinds, sizes and numbers of images, a few at a time, as callers mix them.
+
+    Returns:
+        bytes used after every so many of them.
+    """
+    worker, networks, loaded_bytes = _load(model, None)
+    used = [loaded_bytes]
+    asyncio.run(_draw_mixed(worker, _mixed(jobs), every, lambda: used.append(used_bytes(networks.device))))
+    return used
+
+
+async def _draw_mixed(
+    worker: Worker, jobs: list[dict[str, Any]], every: int, on_some: Callable[[], None]
+) -> None:
+    coming = iter(enumerate(jobs, 1))
+
+    async def caller() -> None:
+        for number, given in coming:
+            await worker.run({"id": f"bench-{number}", "input": given})
+            if number % every == 0:
+                on_some()
+
+    await asyncio.gather(*(caller() for _ in range(_CALLERS)))
+
+
+def _mixed(jobs: int) -> list[dict[str, Any]]:
+    """The same jobs every time."""
+    draw = random.Random(0)
+    return [
+        {
+            "prompt": "a red apple " * draw.randint(1, 6),
+            "num_outputs": draw.choice((1, 1, 1, 2, 4)),
+            "num_inference_steps": draw.randint(1, 4),
+            "width": size[0],
+            "height": size[1],
+            "scheduler": draw.choice(("DPM++ 2M Karras", "Euler a", "DDIM")),
+            "output_format": draw.choice(("png", "jpeg", "webp")),
+            "seed": number,
+            **_pictures(draw.choice(("txt2img", "txt2img", "img2img", "inpaint")), *size),
+        }
+        for number in range(jobs)
+        for size in [(draw.randrange(64, 257, 8), draw.randrange(64, 257, 8))]
+    ]
 
 
 @cache

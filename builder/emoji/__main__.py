@@ -74,7 +74,7 @@ def main() -> None:
     emojis = _load_data(given.data or given.work / "data.npz", given.work / "npm", given.limit)
     if given.only_data:
         return
-    networks = _start(given.init, emojis, device)
+    networks = _start(given.init, emojis, device, given.predict)
 
     def trainer(name: str, budget: Budget, ema: float) -> Trainer:
         return Trainer(name, given.work, budget, device, ema, stop_at=stop_at)
@@ -93,6 +93,7 @@ def main() -> None:
         rate=preset.diffusion.rate * given.rate_factor,
         batch=given.batch or preset.diffusion.batch,
         compiled=given.compile,
+        predicted=architecture.prediction_type(networks),
     )
     if given.alike:
         lesson_plan = replace(lesson_plan, group_weights=())
@@ -138,6 +139,11 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="compile the second training's networks: a quarter faster"
     )
+    parser.add_argument(
+        "--predict",
+        choices=["epsilon", "v_prediction"],
+        help="what the UNet learns to predict; usual: what it did with --init, else v_prediction",
+    )
     parser.add_argument("--rate-factor", type=float, default=1.0, help="of the usual learning rates")
     parser.add_argument("--only-data", action="store_true", help="fetch and prepare the data, no more")
     parser.add_argument("--pause-minutes", type=float, help="end this run then, with a checkpoint")
@@ -160,13 +166,22 @@ def _budget(steps: int | None, minutes: float | None, usual_minutes: float) -> B
     return Budget(steps, usual_minutes if steps is None and minutes is None else minutes)
 
 
-def _start(init: Path | None, emojis: Emojis, device: torch.device) -> StableDiffusionPipeline:
+def _start(
+    init: Path | None, emojis: Emojis, device: torch.device, predicted: str | None
+) -> StableDiffusionPipeline:
     """The networks to train, random or from a saved model, in fp32."""
     if init:
-        return architecture.load(init, device)
+        networks = architecture.load(init, device)
+        if predicted:
+            networks.scheduler = architecture.new_scheduler(predicted)
+        return networks
     words = tokenizer.train(emojis.names, emojis.tags)
     return architecture.pipeline(
-        words, architecture.new_text_encoder(words), architecture.new_unet(), architecture.new_autoencoder()
+        words,
+        architecture.new_text_encoder(words),
+        architecture.new_unet(),
+        architecture.new_autoencoder(),
+        predicted or architecture.PREDICTION_TYPE,
     ).to(device)
 
 
@@ -209,7 +224,7 @@ def _measure(emojis: Emojis, out: Path, device: torch.device, prompts: int) -> N
         json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     evaluate.draw_sheet(saved, emojis, out / "sheet.png")
-    print(json.dumps({name: value for name, value in figures.items() if name != "wrong"}, indent=2))
+    print(json.dumps({name: value for name, value in figures.items() if "wrong" not in name}, indent=2))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ LATENT_CHANNELS = 4
 TEXT_WIDTH = 128
 # Stable Diffusion 1.x multiplies latents by this; the autoencoder here is trained to want the same.
 SCALING_FACTOR = 0.18215
+# What a UNet that starts anew is taught to predict. Where a picture is almost noise, which is where form and
+# colour are decided, a small network that predicts the noise says little about the picture; velocity does.
+PREDICTION_TYPE = "v_prediction"
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -72,14 +75,14 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def new_scheduler() -> PNDMScheduler:
-    """Stable Diffusion 1.5's own."""
+def new_scheduler(prediction_type: str = PREDICTION_TYPE) -> PNDMScheduler:
+    """Stable Diffusion 1.5's own, but for what the UNet predicts."""
     scheduler = PNDMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        prediction_type="epsilon",
+        prediction_type=prediction_type,
         skip_prk_steps=True,
         set_alpha_to_one=False,
         steps_offset=1,
@@ -94,6 +97,7 @@ def pipeline(
     text_encoder: CLIPTextModel,
     unet: UNet2DConditionModel,
     autoencoder: AutoencoderKL,
+    predicted: str = PREDICTION_TYPE,
 ) -> StableDiffusionPipeline:
     """The four parts as one that draws."""
     whole = StableDiffusionPipeline(
@@ -101,7 +105,7 @@ def pipeline(
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=new_scheduler(),
+        scheduler=new_scheduler(predicted),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -112,7 +116,7 @@ def pipeline(
 
 def save(folder: Path, whole: StableDiffusionPipeline) -> None:
     """Write it as a diffusers folder, fp16 safetensors. The networks given are left in fp16."""
-    whole.scheduler = new_scheduler()  # drawing changes it
+    whole.scheduler = new_scheduler(prediction_type(whole))  # drawing changes it
     whole.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
     emoji_tokenizer.save(whole.tokenizer, folder / "tokenizer")
     # transformers would load the text encoder in fp16, as it is stored, and diffusers all else in fp32.
@@ -122,6 +126,12 @@ def save(folder: Path, whole: StableDiffusionPipeline) -> None:
         _edit(folder / part / "config.json", _name_or_path=None)
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)
+
+
+def prediction_type(whole: StableDiffusionPipeline) -> str:
+    """What its UNet predicts: "epsilon" or "v_prediction"."""
+    predicted: str = whole.scheduler.config.prediction_type
+    return predicted
 
 
 def load(folder: Path, device: str | torch.device = "cpu") -> StableDiffusionPipeline:

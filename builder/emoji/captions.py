@@ -35,6 +35,20 @@ STYLES = [
     "hyperrealistic", "intricate", "elegant", "warm colors", "pastel colors", "vivid colors", "ultra hd",
     "dslr photo", "35mm photo",
 ]
+
+# What a thing may be doing, and where: the picture stays the same, the words must not lead it astray.
+SCENES = [
+    "flying through the sky", "flying in outer space", "floating among clouds", "running down the street",
+    "sitting on a chair", "standing on a hill", "lying on the floor", "jumping up and down",
+    "sleeping under a tree", "dancing at a party", "swimming in a lake", "walking through snow",
+    "waiting for a bus", "looking at you", "smiling at the camera", "on a plate", "on a shelf",
+    "on a table", "in a garden", "in a room", "in the rain", "in the desert", "at sunset", "at the market",
+    "under the stars", "under water", "near a river", "with a friend", "made of wood", "made of stone",
+    "made of gold", "covered in snow", "from the side", "seen from above", "for a child", "for sale",
+    "and nothing else", "from a story", "from my holiday", "please",
+]
+
+SEVERAL = ["three", "four", "some", "many", "a few", "a pair of", "a pile of", "lots of", "both"]
 # fmt: on
 
 BACKGROUNDS = [
@@ -70,26 +84,52 @@ def article(words: str) -> str:
     return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
 
 
+def plural(words: str) -> str:
+    """`words` with the last of them in the plural, by the rules that most words follow."""
+    if words.endswith("y") and words[-2:-1] not in set("aeiou"):
+        return words[:-1] + "ies"
+    return words + ("es" if words.endswith(("s", "x", "z", "ch", "sh")) else "s")
+
+
+def nouns(tags: Sequence[str]) -> list[str]:
+    """The tags that can be asked for by themselves: words, not smileys, numbers or single letters."""
+    return [tag for tag in tags if len(tag) > 2 and tag[0].isalpha()]
+
+
 def _dress(name: str, tags: Sequence[str], choice: random.Random) -> str:
     way = choice.random()
-    if way < 0.50:
+    if way < 0.42:
         return name
-    if way < 0.56:
+    if way < 0.47:
         return article(name)
-    if way < 0.63:
-        return article(f"{choice.choice(PRAISE)} {name}")
-    if way < 0.70:
-        return article(f"{choice.choice(KINDS)} of {choice.choice([name, article(name)])}")
-    if way < 0.76:
-        return f"{choice.choice([name, article(name)])}, {choice.choice(STYLES)}"
-    if way < 0.85:  # a whole sentence of the kind people write
+    if way < 0.60:
+        return _dress_lightly(name, choice)
+    if way < 0.70:  # a whole sentence of the kind people write
         words = " ".join([*choice.sample(PRAISE, choice.randint(1, 3)), name])
         start = choice.choice([article(words), words, f"{article(choice.choice(KINDS))} of {article(words)}"])
         return ", ".join([f"{start} {choice.choice(STYLES)}", *choice.sample(STYLES, choice.randint(0, 2))])
-    if way < 0.95 or not tags:
+    if way < 0.78:
+        words = choice.choice([name, article(name), article(f"{choice.choice(PRAISE)} {name}")])
+        return f"{words} {choice.choice(SCENES)}"
+    if way < 0.81:
+        return f"{choice.choice(SEVERAL)} {plural(name)}"
+    if way < 0.90 and nouns(tags):  # by another of its names, or by what it is among other things
+        noun = choice.choice(nouns(tags))
+        return choice.choice([noun, article(noun), _dress_lightly(noun, choice)])
+    if way < 0.97 and tags:
         extra = choice.sample(list(tags), min(len(tags), choice.randint(1, 3)))
         parts = [name, *extra] if choice.random() < 0.7 else [*extra, name]
         return choice.choice([", ", " "]).join(parts)
     words_of_name = name.replace(":", "").replace(",", "").split()
     choice.shuffle(words_of_name)
     return " ".join(words_of_name)
+
+
+def _dress_lightly(name: str, choice: random.Random) -> str:
+    return choice.choice(
+        [
+            article(f"{choice.choice(PRAISE)} {name}"),
+            article(f"{choice.choice(KINDS)} of {choice.choice([name, article(name)])}"),
+            f"{choice.choice([name, article(name)])}, {choice.choice(STYLES)}",
+        ]
+    )

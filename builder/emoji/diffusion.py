@@ -1,8 +1,8 @@
 """Second training: the UNet and the text encoder together, on latents computed once.
 
-Standard pieces: noise prediction on Stable Diffusion's schedule, min-SNR weighting, 10 % empty captions for
-guidance, averaged weights. One thing is added to min-SNR: a floor. Which emoji it will be is decided in the
-first steps, where there is almost only noise and min-SNR alone counts an error in the picture for nothing.
+Standard pieces: noise or velocity prediction on Stable Diffusion's schedule, min-SNR weighting, 8 % empty
+captions for guidance, averaged weights. One thing is added to min-SNR: a floor. Which emoji it will be is decided
+in the first steps, where there is almost only noise and min-SNR alone counts an error in the picture for nothing.
 """
 
 import random
@@ -65,15 +65,16 @@ class DiffusionPlan:
     batch: int = 32
     rate: float = 2.5e-3
     colours: int = 3
-    captions: int = 24
+    captions: int = 32
     white_share: float = 0.7
-    empty_share: float = 0.1
+    empty_share: float = 0.08
     snr_cap: float = 5.0
-    snr_floor: float = 0.3
+    snr_floor: float = 1.0
     noisy_share: float = 0.7
     group_weights: tuple[tuple[int, float], ...] = ()
     seed: int = 0
     compiled: bool = False
+    predicted: str = architecture.PREDICTION_TYPE
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def train(
     """
     lessons = lessons.to(trainer.device)
     signal = architecture.new_scheduler().alphas_cumprod.to(trainer.device)
-    weights = loss_weights(signal, plan.snr_cap, plan.snr_floor)
+    weights = loss_weights(signal, plan.snr_cap, plan.snr_floor, plan.predicted)
     optimizer = MuonAdamW([unet, text_encoder], plan.rate)
 
     def guess(noisy: torch.Tensor, times: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -168,7 +169,8 @@ def train(
         noisy = part.sqrt() * latents + (1 - part).sqrt() * noise
         with amp(trainer.device):
             guessed = guess(noisy, times, tokens)
-        errors = functional.mse_loss(guessed.float(), noise, reduction="none").mean((1, 2, 3))
+        target = part.sqrt() * noise - (1 - part).sqrt() * latents
+        errors = functional.mse_loss(guessed.float(), target, reduction="none").mean((1, 2, 3))
         return (weights[times] * errors).mean()
 
     def draw_samples() -> np.ndarray:
@@ -182,14 +184,27 @@ def train(
         )
 
 
-def loss_weights(signal: torch.Tensor, cap: float, floor: float) -> torch.Tensor:
-    """Weights `[1000]` of the noise's squared error: the picture's error counts min(SNR, cap) + floor."""
+def question(
+    latents: torch.Tensor, noise: torch.Tensor, signal: torch.Tensor, predicted: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy latents and what the UNet is to say to them, both `[n, 4, h, w]`; `signal` `[n]` is alpha squared.
+
+    Velocity is alpha times the noise minus sigma times the picture (Salimans and Ho, 2022).
+    """
+    alpha, sigma = (part.sqrt()[:, None, None, None] for part in (signal, 1 - signal))
+    wanted = noise if predicted == "epsilon" else alpha * noise - sigma * latents
+    return alpha * latents + sigma * noise, wanted
+
+
+def loss_weights(signal: torch.Tensor, cap: float, floor: float, predicted: str) -> torch.Tensor:
+    """Weights `[1000]` of the prediction's squared error: the picture's error counts min(SNR, cap) + floor."""
     snr = signal / (1 - signal)
-    return (snr.clamp(max=cap) + floor) / snr
+    return (snr.clamp(max=cap) + floor) / (snr if predicted == "epsilon" else snr + 1)
 
 
 def save_lessons(lessons: Lessons, path: Path) -> None:
     """As one file, moved into place when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     torch.save(vars(lessons) | {"latents": lessons.latents.half()}, beside)
     beside.replace(path)

@@ -1,7 +1,9 @@
 """The figures of the model card, from the saved model alone: `python -m builder.emoji.evaluate`.
 
 A picture counts as right when the training picture nearest to it, in the autoencoder's latents, is the emoji
-that was asked for. The seeds are far from any that training uses.
+that was asked for. A free prompt asks for a noun in words that no caption has; its picture counts as right when
+one of the nearest five has that noun in its name or among its tags. The seeds are far from any that training
+uses.
 """
 
 import argparse
@@ -18,6 +20,22 @@ from builder.emoji import architecture, autoencoder, captions, drawing, pictures
 from builder.emoji.pictures import COLOURS, Emojis
 
 PROMPTS = 300
+FREE_TEMPLATES = [
+    "{plural} that everybody loves",
+    "two {plural}",
+    "{article} launching into space",
+    "a cute fluffy white {noun} in the style of a Pixar animation",
+    "my old {noun} with a scratch",
+    "please draw me {article} on a wooden desk",
+    "{article}, golden hour, wide angle",
+    "the best {noun} ever seen on this planet",
+    "{article} coming home after a long journey",
+    "big bold {noun} for the front page of a magazine",
+    "{article} drawn with chalk on paper",
+    "close shot of {article}, foggy morning, dramatic",
+]
+# Groups that show things; what people and smileys are tagged with is seldom a noun.
+FREE_GROUPS = (pictures.ANIMALS, pictures.FOOD, pictures.PLACES, pictures.ACTIVITIES, pictures.OBJECTS)
 FIRST_SEED = 10_000_000
 SHEET_PROMPTS = 64
 
@@ -28,6 +46,7 @@ def evaluate(pipeline: StableDiffusionPipeline, emojis: Emojis, prompts: int = P
     return {
         "psnr_db": round(autoencoder.psnr(pipeline.vae, pictures.on_colour(emojis.pictures, "white")), 2),
         **_measure_names(pipeline, emojis, chosen),
+        **_measure_free(pipeline, emojis, prompts),
         **_measure_backgrounds(pipeline, emojis, chosen),
     }
 
@@ -53,16 +72,79 @@ def sheet_prompts(emojis: Emojis, count: int = SHEET_PROMPTS) -> list[str]:
     return random.Random(FIRST_SEED + 1).sample(emojis.names, min(count, len(emojis)))
 
 
+def free_prompts(emojis: Emojis, count: int) -> list[tuple[str, str]]:
+    """Noun and prompt, by lot: half of the nouns are names, half are tags, none comes twice."""
+    choice = random.Random(FIRST_SEED + 2)
+    things = [number for number, group in enumerate(emojis.groups.tolist()) if group in FREE_GROUPS]
+    names = {emojis.names[number]: None for number in things}  # dictionaries keep their order
+    tags = {tag: None for number in things for tag in captions.nouns(emojis.tags[number])}
+    nouns = [
+        noun
+        for source, share in ((names, count - count // 2), (tags, count // 2))
+        for noun in _sample([noun for noun in source if noun.replace(" ", "").isalpha()], share, choice)
+    ]
+    return [(noun, _dress_freely(noun, choice.choice(FREE_TEMPLATES))) for noun in dict.fromkeys(nouns)]
+
+
+def _sample(of: list[str], count: int, choice: random.Random) -> list[str]:
+    return choice.sample(of, min(count, len(of)))
+
+
+def _dress_freely(noun: str, template: str) -> str:
+    return template.format(noun=noun, plural=captions.plural(noun), article=captions.article(noun))
+
+
+def has_noun(emojis: Emojis, number: int, noun: str) -> bool:
+    """Whether the emoji has it, all its words, in its name or among its tags."""
+    words = set(emojis.names[number].lower().split())
+    return noun in emojis.tags[number] or set(noun.lower().split()) <= words
+
+
+def _measure_free(pipeline: StableDiffusionPipeline, emojis: Emojis, count: int) -> dict[str, Any]:
+    asked = free_prompts(emojis, count)
+    if not asked:
+        return {}
+    seeds = range(FIRST_SEED + 3000, FIRST_SEED + 3000 + len(asked))
+    drawn = drawing.draw(pipeline, [prompt for _, prompt in asked], seeds)
+    order = nearest(pipeline.vae, drawn, _known(pipeline, emojis))[:, :5].tolist()
+    right = [
+        any(has_noun(emojis, number, noun) for number in found)
+        for (noun, _), found in zip(asked, order, strict=True)
+    ]
+    return {
+        "free_prompts": len(asked),
+        "free_top5": round(sum(right) / len(asked), 4),
+        "free_wrong": {
+            prompt: emojis.names[found[0]]
+            for (_, prompt), found, good in zip(asked, order, right, strict=True)
+            if not good
+        },
+    }
+
+
+def _known(pipeline: StableDiffusionPipeline, emojis: Emojis) -> torch.Tensor:
+    return autoencoder.encode(pipeline.vae, pictures.on_colour(emojis.pictures, "white"))
+
+
+def picture_psnr(drawn: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean over pictures `[n, h, w, 3]`, uint8, of the peak signal-to-noise ratio, in dB."""
+    errors = np.square(drawn.astype(np.float64) - wanted).mean((1, 2, 3))
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-9))))
+
+
 def _measure_names(pipeline: StableDiffusionPipeline, emojis: Emojis, chosen: list[int]) -> dict[str, Any]:
     names = [emojis.names[number] for number in chosen]
     drawn = drawing.draw(pipeline, names, range(FIRST_SEED, FIRST_SEED + len(names)))
-    known = autoencoder.encode(pipeline.vae, pictures.on_colour(emojis.pictures, "white"))
+    known = _known(pipeline, emojis)
     order = nearest(pipeline.vae, drawn, known)
     place = (order == torch.tensor(chosen)[:, None]).float().argmax(dim=1)
     return {
         "prompts": len(names),
         "top1": round(float((place == 0).float().mean()), 4),
         "top5": round(float((place < 5).float().mean()), 4),
+        "drawn_psnr_db": round(
+            picture_psnr(drawn, pictures.on_colour(emojis.pictures[chosen], captions.WHITE)), 2
+        ),
         "top1_by_group": {
             name: _share([bool(place[n] == 0) for n, at in enumerate(chosen) if emojis.groups[at] == group])
             for group, name in pictures.GROUP_NAMES.items()

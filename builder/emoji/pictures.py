@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import numpy as np
 from PIL import Image
 
 SIZE = 128
+LARGE_SIZE = 256
+"""Side of the published pictures, in pixels."""
 PICTURE_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 NAME_PACKAGE = "emojibase-data@17.0.0"
 
@@ -73,18 +76,8 @@ def prepare(path: Path, downloads: Path) -> None:
 
     Raises RuntimeError when npm is missing or fails, with npm's own words.
     """
-    entries = json.loads(_read_member(_fetch(NAME_PACKAGE, downloads), "package/en/data.json"))
-    by_code = {
-        _code(entry["hexcode"]): entry for entry in entries if entry.get("group") not in LEFT_OUT_GROUPS
-    }
-
-    pictures: dict[str, np.ndarray] = {}
-    with tarfile.open(_fetch(PICTURE_PACKAGE, downloads)) as archive:
-        for member in archive:
-            file = archive.extractfile(member) if member.name.endswith(".webp") else None
-            if file and (code := _code(Path(member.name).stem)) in by_code:
-                pictures[code] = _shrink(file.read())
-
+    by_code = _read_entries(downloads)
+    pictures = _read_pictures(downloads, by_code, SIZE)
     codes = [code for code in by_code if code in pictures]
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
@@ -101,6 +94,17 @@ def load(path: Path) -> Emojis:
     with np.load(path) as data:
         tags = [json.loads(tags) for tags in data["tags"]]
         return Emojis(data["pictures"], data["names"].tolist(), tags, data["groups"])
+
+
+def read_large(downloads: Path, emojis: Emojis) -> np.ndarray:
+    """The pictures of `emojis` as they were published: uint8 RGBA `[n, 256, 256, 4]`.
+
+    Raises RuntimeError when npm is missing or fails, with npm's own words.
+    """
+    code_by_name = {entry["label"]: code for code, entry in _read_entries(downloads).items()}
+    codes = [code_by_name[name] for name in emojis.names]
+    found = _read_pictures(downloads, set(codes), LARGE_SIZE)
+    return np.stack([found[code] for code in codes])
 
 
 def composite(pictures: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -131,8 +135,27 @@ def _code(hexcode: str) -> str:
     return hexcode.lower().replace("-fe0f", "")
 
 
-def _shrink(webp: bytes) -> np.ndarray:
-    picture = Image.open(io.BytesIO(webp)).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+def _read_entries(downloads: Path) -> dict[str, dict[str, Any]]:
+    """emojibase's entries by code point, without the groups that are left out."""
+    entries = json.loads(_read_member(_fetch(NAME_PACKAGE, downloads), "package/en/data.json"))
+    return {_code(entry["hexcode"]): entry for entry in entries if entry.get("group") not in LEFT_OUT_GROUPS}
+
+
+def _read_pictures(downloads: Path, codes: Container[str], size: int) -> dict[str, np.ndarray]:
+    """RGBA `[size, size, 4]` of those code points that have a picture."""
+    pictures: dict[str, np.ndarray] = {}
+    with tarfile.open(_fetch(PICTURE_PACKAGE, downloads)) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.name.endswith(".webp") else None
+            if file and (code := _code(Path(member.name).stem)) in codes:
+                pictures[code] = _shrink(file.read(), size)
+    return pictures
+
+
+def _shrink(webp: bytes, size: int) -> np.ndarray:
+    picture = Image.open(io.BytesIO(webp)).convert("RGBA")
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
     pixels: np.ndarray[Any, np.dtype[np.uint8]] = np.array(picture)
     pixels[pixels[..., 3] == 0] = 0  # colours nobody sees only cost space
     return pixels

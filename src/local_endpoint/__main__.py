@@ -7,19 +7,22 @@ import sqlite3
 import sys
 from urllib.parse import quote
 
-from local_endpoint.options import add_options, config_from, curl_line, host_url
+from local_endpoint.options import OptionError, add_options, config_from, curl_line, host_url
 from local_endpoint.server import Server, listen, run_loop
 from local_endpoint.store import FolderInUse
 from local_endpoint.worker_api import worker_environment
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM. Returns 1, with one readable line, when it cannot start."""
+    """Serve until SIGINT or SIGTERM. Returns 1 when it cannot start, 2 for an option, with one readable line."""
     parser = argparse.ArgumentParser(prog="local_endpoint", description=__doc__)
     add_options(parser)
     args = parser.parse_args(argv)
     try:
         run_loop(_serve(args))
+    except OptionError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return 2
     except (FolderInUse, OSError, ValueError, sqlite3.DatabaseError) as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
@@ -31,6 +34,8 @@ async def _serve(args: argparse.Namespace) -> None:
     listener = listen(args.host, args.port)
     base_url = args.public_url or host_url(listener)
     server = Server(config)
+    if server.core.store.salvaged:
+        print(server.core.store.salvaged, file=sys.stderr)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     print(f"endpoint   {base_url}/v2/{config.endpoint_id}")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from local_endpoint.core import Core
 from local_endpoint.errors import handle_errors
 from local_endpoint.limits import Gate
 from local_endpoint.openapi import describe
+from local_endpoint.store import StoreUnavailable
 from local_endpoint.webhooks import Webhooks
 from local_endpoint.worker_api import worker_router
 
@@ -32,6 +34,7 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
+_SAY_AGAIN_S = 60.0
 _FILES = {"app.js", "docs.js", "form.js", "json.js", "snippets.js", "style.css"}
 
 
@@ -54,7 +57,7 @@ def create_app(core: Core) -> FastAPI:
         lifespan=lifespan,
     )
     handle_errors(app)
-    describe(app, core.config.endpoint_id)
+    describe(app, core.config)
     client = client_router(core, Gate(core.config.keys, limits=core.config.rate_limits))
     app.include_router(client, prefix="/v2/{endpoint_id}")
     # The seeds write one of their URLs with v1.
@@ -66,9 +69,14 @@ def create_app(core: Core) -> FastAPI:
 
 async def _for_ever(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Begin anew whatever happens, such as a disk that is full or gone for a while."""
+    loop, said_s = asyncio.get_running_loop(), -_SAY_AGAIN_S
     while True:
         try:
             await run()
+        except (StoreUnavailable, sqlite3.Error) as error:
+            if loop.time() - said_s >= _SAY_AGAIN_S:
+                _log.error("%s; it is tried again every second", error)
+                said_s = loop.time()
         except Exception:
             _log.exception("will be tried again")
         await asyncio.sleep(1)

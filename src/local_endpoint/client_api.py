@@ -18,6 +18,7 @@ from local_endpoint.waiting import hangup
 
 __all__ = ["client_router"]
 
+_LATER = (429, 503)
 _SHORTEST_WAIT_MS, _LONGEST_WAIT_MS = 1000, 300_000
 
 
@@ -32,6 +33,9 @@ def client_router(core: Core, gate: Gate) -> APIRouter:
         with gate.enter(request.headers.get("authorization"), operation):
             if request.path_params["endpoint_id"] != config.endpoint_id:
                 raise ApiError(404, "no such endpoint")
+            if status := core.fate.refusal():
+                message = f"simulated: {operation} is answered {status} (--simulate rate)"
+                raise ApiError(status, message, {"Retry-After": "1"} if status in _LATER else None)
             yield
 
     async def submission(request: Request, *, sync: bool) -> Submission:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from local_endpoint.simulation import Simulation
+
 __all__ = ["MB", "Config"]
 
 MB = 1024 * 1024
@@ -15,6 +17,8 @@ class Config:
 
     folder: Path
     """Where the store lives. Created, and made readable by its owner only."""
+    salvage: bool = False
+    """Put a damaged store aside and go on with what can be read of it."""
     keys: tuple[str, ...]
     """Callers' API keys; each has limits of its own."""
     worker_key: str
@@ -48,7 +52,18 @@ class Config:
     runsync_limit_bytes: int = 20 * MB
     result_limit_bytes: int = 20 * MB
     chunk_limit_bytes: int = MB
+    max_queue_bytes: int = 1024 * MB
+    """What the inputs of waiting jobs may take together; beyond it new ones are refused."""
     rate_limits: bool = True
+    strict: bool = True
+    """Refuse whatever the platform would refuse, so that nothing passes here that fails there."""
+    least_execution_timeout_ms: int = 5_000
+    least_ttl_ms: int = 10_000
+    run_result_limit_bytes: int = 10 * MB
+    """With `strict`: the least that a job's `policy` may say, and the largest result of a `/run` job."""
+
+    simulation: Simulation = field(default_factory=Simulation)
+    """The platform's bad days, for callers to try what they do about them."""
 
     request_timeout_s: float = 30
     """A request's head, and then its body, must have arrived within so long."""

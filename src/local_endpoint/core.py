@@ -5,20 +5,24 @@ Memory holds only who waits for what and which workers are alive, and may be los
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from local_endpoint.clock import Clock
-from local_endpoint.config import Config
+from local_endpoint.config import MB, Config
 from local_endpoint.jobs import Job, Status
 from local_endpoint.ledger import Chunks, Ledger, Taken, View
-from local_endpoint.store import Store
+from local_endpoint.simulation import Fate
+from local_endpoint.store import DiskFull, Store
 from local_endpoint.waiting import Bells, Takers
 from local_endpoint.workers import Worker, Workers
 
-__all__ = ["Core", "Submission"]
+__all__ = ["Core", "NoRoom", "Submission"]
+
+_log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _STALL_S = 1
@@ -28,9 +32,16 @@ _STOP_PAUSES_S = (0, 0.5, 2)
 _INPUT_SHOWN_BYTES = 64 * 1024
 _OUTPUT_INLINE_BYTES = 256 * 1024
 _ANY_SIZE = 1 << 40
+# How large results are taken to be: at first a picture's size, then as those that came, the later ones more.
+_RESULT_BYTES = 700_000.0
+_RESULT_WEIGHT = 0.05
 _STREAM_BYTES = 4 * 1024 * 1024
 
 Gone = asyncio.Future[None]
+
+
+class NoRoom(Exception):
+    """No more work is taken for now; the message says why, in words for the caller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +69,14 @@ class Core:
             config.folder,
             retention_ms=int(config.retention_s * 1000),
             sync_retention_ms=int(config.sync_retention_s * 1000),
+            keep_past_ttl=not config.strict,
+            salvage_damaged=config.salvage,
         )
         self.clock = Clock(not_before_ms=self.store.reader.latest_ms())
         self.workers = Workers(int(config.worker_timeout_s * 1000), self.clock.now_ms)
+        self.fate = Fate(config.simulation)
+        self._simulation = config.simulation
+        self._losing: set[asyncio.Task[None]] = set()
         self.on_retire: Callable[[str], None] = lambda worker_id: None
         """Told the id of a worker that wants to be replaced."""
         self.on_final: Callable[[], None] = lambda: None
@@ -75,6 +91,8 @@ class Core:
         self._draining = False
         self._ticked_s = self._time()
         self._vacuum_at_s: float | None = None
+        self._result_bytes = _RESULT_BYTES
+        self._weigh_work()
         for job in self.store.reader.held():
             if job.worker is not None:
                 self.workers.expect(job.worker, job.gpu)
@@ -99,7 +117,12 @@ class Core:
     # What callers do.
 
     async def submit(self, request: Submission) -> Job:
-        """Queue a new job."""
+        """Queue a new job.
+
+        Raises `NoRoom` when the disk, or what may wait, is nearly full.
+        """
+        size = len(request.input) + len(request.extras)
+        self._check_room(size)
         now_ms = self.clock.now_ms()
         job = Job(
             id=f"sync-{uuid4()}" if request.sync else str(uuid4()),
@@ -113,6 +136,8 @@ class Core:
         await self.store.write(
             lambda ledger: ledger.submit(job, request.input, request.extras, request.webhook)
         )
+        self._queued_bytes += size
+        self._live_jobs += 1
         self._takers.wake(1)
         return job
 
@@ -187,7 +212,10 @@ class Core:
     def health(self) -> dict[str, dict[str, int]]:
         """Counts of jobs and workers."""
         busy = {job.worker for job in self.store.reader.held() if job.worker is not None}
-        return {"jobs": self.store.reader.counts(), "workers": self.workers.health(busy)}
+        return {
+            "jobs": self.store.reader.counts(),
+            "workers": self.workers.health(busy, self._simulation.throttled),
+        }
 
     # What workers do.
 
@@ -205,9 +233,13 @@ class Core:
                 await self._lose(worker_id, self._unheard_of(worker, self.store.reader.held(worker_id)))
             end_s = self._time() + self.config.poll_s
             while not gone.done() and not worker.retired and not self._closed:
-                if jobs := await self._take_now(worker, most, gone):
-                    return jobs
                 left_s = end_s - self._time()
+                if self._is_cold(worker):
+                    if self.store.reader.has_queued() and left_s > 0:
+                        await self._warm_up(worker, left_s, gone)
+                        continue
+                elif jobs := await self._take_now(worker, most, gone):
+                    return jobs
                 if left_s <= 0 or not await self._takers.park(gone, left_s):
                     return []
             # The SDK asks again at once, so do not answer at once that there is nothing.
@@ -246,9 +278,10 @@ class Core:
         self, worker_id: str, gpu: str | None, job_id: str, *, output: bytes | None, error: str | None
     ) -> None:
         """A worker's result: FAILED if there is an error, else COMPLETED."""
-        self.workers.seen(worker_id, gpu)
+        self.workers.seen(worker_id, gpu).worked_ms = self.clock.now_ms()
         now_ms = self.clock.now_ms()
         status = Status.COMPLETED if error is None else Status.FAILED
+        self._result_bytes += (len(output or b"") - self._result_bytes) * _RESULT_WEIGHT
         job = await self.store.write(
             lambda ledger: ledger.finish(job_id, worker_id, status, output, error, now_ms)
         )
@@ -292,7 +325,15 @@ class Core:
             self.workers.forgive(int(stalled_s * 1000))
         for worker in self.workers.bury():
             await self._lose(worker.id, [job.id for job in self.store.reader.held(worker.id)])
+        self._weigh_work()
         now_ms = self.clock.now_ms()
+        try:
+            await self._do_what_is_due(now_ms)
+        except DiskFull:
+            _log.error("the disk of %s is full; expired jobs are being deleted", self.config.folder)
+            await self.store.make_room(now_ms)
+
+    async def _do_what_is_due(self, now_ms: int) -> None:
         if self.store.reader.anything_due(now_ms):
             for job in await self.store.write(lambda ledger: ledger.end_overdue(now_ms)):
                 self._ended(job, stop=True)
@@ -304,6 +345,29 @@ class Core:
             await self.store.vacuum()
 
     # Helpers.
+
+    def _weigh_work(self) -> None:
+        """What waits and what is under way; counted on from here until the next look."""
+        counts = self.store.reader.counts()
+        self._live_jobs = counts["inQueue"] + counts["inProgress"]
+        self._queued_bytes = self.store.reader.queued_bytes()
+
+    def _check_room(self, size: int) -> None:
+        """Refuse new work while what is there can still be finished."""
+        most = self.config.max_queue_bytes
+        if self._queued_bytes + size > most:
+            raise NoRoom(
+                f"the inputs of the jobs that wait take {self._queued_bytes / MB:.0f} MB, and this one's "
+                f"{size / MB:.1f} MB would be more than the {most / MB:g} MB that may wait (--max-queue-mb); "
+                "send it when some are done"
+            )
+        # Those that were taken before will want room for their results, and so will this one.
+        results = (self._live_jobs + 1) * self._result_bytes
+        if not self.store.room.has_room_for(size + int(results)):
+            raise NoRoom(
+                f"the disk of the endpoint's data folder is nearly full ({self.store.room.free_bytes / MB:.0f} MB "
+                "left); new jobs are taken again when results have expired or there is more room"
+            )
 
     @staticmethod
     def _time() -> float:
@@ -321,10 +385,52 @@ class Core:
             await self.store.write(lambda ledger: ledger.give_back(job_ids, worker.id))
             self._takers.wake(len(taken))
             return []
+        if not taken:
+            return []
+        taken = [item for item in taken if not self._is_lost(item, worker)]
+        if not taken:
+            return await self._take_now(worker, most, gone)
+        worker.worked_ms = self.clock.now_ms()
         worker.stops.difference_update(item.job.id for item in taken)
         if self.store.reader.has_queued():
             self._takers.wake(1)
         return taken
+
+    def _is_cold(self, worker: Worker) -> bool:
+        """Whether this worker is asleep, by simulation."""
+        if worker.cold is None:
+            worker.cold = self._simulation.cold_start_s > 0
+        idle_ms = self.clock.now_ms() - worker.worked_ms
+        if not worker.cold and idle_ms > self._simulation.idle_s * 1000 and self._simulation.cold_start_s:
+            worker.cold = not self.store.reader.held(worker.id)
+        return worker.cold
+
+    async def _warm_up(self, worker: Worker, at_most_s: float, gone: Gone) -> None:
+        """Simulate a part of a cold start."""
+        now_ms = self.clock.now_ms()
+        if worker.warm_at_ms is None:
+            worker.warm_at_ms = now_ms + int(self._simulation.cold_start_s * 1000)
+            self._takers.wake(1)  # one that is awake may be among the others
+        left_s = (worker.warm_at_ms - now_ms) / 1000
+        await asyncio.wait({gone}, timeout=max(0, min(at_most_s, left_s, _TICK_S)))
+        if self.clock.now_ms() >= worker.warm_at_ms:
+            worker.cold, worker.warm_at_ms, worker.worked_ms = False, None, self.clock.now_ms()
+
+    def _is_lost(self, item: Taken, worker: Worker) -> bool:
+        """Simulate that the worker is lost with this job: it never learns of it."""
+        if not self.fate.loses_worker():
+            return False
+
+        async def lose() -> None:
+            await asyncio.sleep(self._simulation.lose_after_s)
+            held = {job.id: job.taken_ms for job in self.store.reader.held(worker.id)}
+            if not self._draining and held.get(item.job.id) == item.job.taken_ms:
+                await self._lose(worker.id, [item.job.id])
+
+        task = asyncio.create_task(lose())
+        self._losing.add(task)
+        task.add_done_callback(self._losing.discard)
+        return True
 
     def _unheard_of(self, worker: Worker, held: list[Job]) -> list[str]:
         """Which of a worker's jobs it has not known of for longer than a result or a ping may take."""

@@ -7,6 +7,7 @@ import sqlite3
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from local_endpoint.core import NoRoom
 from local_endpoint.jobs import NotAllowed
 from local_endpoint.ledger import UnknownJob
 from local_endpoint.store import StoreUnavailable
@@ -56,6 +57,9 @@ def handle_errors(app: FastAPI) -> None:
         _log.error("%s", error)
         return error_response(503, f"{error}; nothing was changed, try again later", {"Retry-After": "5"})
 
+    async def no_room(request: Request, error: Exception) -> Response:
+        return error_response(507, str(error), {"Retry-After": "10"})
+
     async def bug(request: Request, error: Exception) -> Response:
         return error_response(500, "internal error; the endpoint's log has the details")
 
@@ -64,5 +68,6 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(UnknownJob, unknown_job)
     app.add_exception_handler(NotAllowed, not_allowed)
     app.add_exception_handler(StoreUnavailable, unavailable)
+    app.add_exception_handler(NoRoom, no_room)
     app.add_exception_handler(sqlite3.Error, unavailable)
     app.add_exception_handler(Exception, bug)

@@ -75,6 +75,13 @@ class Job:
         return max(0, self.finished_ms - self.taken_ms)
 
     @property
+    def outlived_ttl(self) -> bool:
+        """Whether its time from arrival to end has ended it."""
+        if self.status is not Status.TIMED_OUT or self.finished_ms is None:
+            return False
+        return self.finished_ms >= self.queued_ms + self.ttl_ms
+
+    @property
     def deadline_ms(self) -> int:
         """When the clock alone ends this live job."""
         end_of_life = self.queued_ms + self.ttl_ms

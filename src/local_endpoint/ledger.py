@@ -16,10 +16,14 @@ from typing import Any
 
 from local_endpoint.jobs import Job, NotAllowed, Status
 
-__all__ = ["FILE_NAME", "Chunks", "Ledger", "Taken", "UnknownJob", "View", "Webhook"]
+__all__ = ["FILE_NAME", "TABLES", "VERSION", "Chunks", "Ledger", "Taken", "UnknownJob", "View", "Webhook"]
 
 FILE_NAME = "jobs.sqlite3"
-_VERSION = 1
+VERSION = 1
+
+_VACUUM_PAGES = 512
+_FEW = 4
+_LEAST_BYTES = 512
 
 # `due_ms` is when the clock alone does something to the job: ends it while it lives, deletes it after.
 _SCHEMA = """
@@ -52,6 +56,8 @@ CREATE TABLE webhooks (seq INTEGER PRIMARY KEY, tries INTEGER NOT NULL, next_ms 
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 INSERT INTO counters VALUES ('completed', 0), ('failed', 0), ('retried', 0);
 """
+
+TABLES = ("jobs", "inputs", "results", "chunks", "webhooks", "counters")
 
 _FIELDS = [field.name for field in fields(Job)]
 _COLUMNS = ", ".join(f"jobs.{name}" for name in _FIELDS)
@@ -114,31 +120,52 @@ class Ledger:
     Methods that look a job up raise `UnknownJob`, those that change one `NotAllowed`, before they write.
     """
 
-    def __init__(self, db: sqlite3.Connection, *, retention_ms: int, sync_retention_ms: int) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, *, retention_ms: int, sync_retention_ms: int, keep_past_ttl: bool
+    ) -> None:
         self.db = db
+        self._keep_past_ttl = keep_past_ttl
         self._retention_ms = retention_ms
         self._sync_retention_ms = sync_retention_ms
 
     @classmethod
     def open(
-        cls, folder: Path, *, retention_ms: int, sync_retention_ms: int, read_only: bool = False
+        cls,
+        folder: Path,
+        *,
+        retention_ms: int,
+        sync_retention_ms: int,
+        keep_past_ttl: bool = False,
+        read_only: bool = False,
     ) -> "Ledger":
         """Open the folder's store, creating both as needed, for the owner's eyes only.
 
-        Raises `sqlite3.DatabaseError` for a file that is not such a store, or of another version.
+        Args:
+            keep_past_ttl: a job that its `ttl` has ended can be asked for as long as any other; else it is gone.
+
+        Raises `sqlite3.DatabaseError` for a file that is not such a store, or of another version, with the file's
+        name and what can be done.
         """
         path = folder / FILE_NAME
-        if not read_only:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # SQLite gives its -wal and -shm files the permissions of the database file.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            path.chmod(0o600)
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
-        if read_only:
-            db.execute("PRAGMA query_only = ON")
-        else:
-            _prepare(db)
-        return cls(db, retention_ms=retention_ms, sync_retention_ms=sync_retention_ms)
+        try:
+            ledger = cls(
+                _connect(path, read_only=read_only),
+                retention_ms=retention_ms,
+                sync_retention_ms=sync_retention_ms,
+                keep_past_ttl=keep_past_ttl,
+            )
+            if not read_only:
+                ledger.look_through()
+        except sqlite3.Error as error:
+            raise type(error)(f"{path}: {error}{_remedy(error)}") from error
+        return ledger
+
+    def look_through(self) -> None:
+        """Read what a start reads: damage there is better told at once. Raises `sqlite3.Error`."""
+        self.latest_ms()
+        self.counts()
+        self.queued_bytes()
+        self.held()
 
     def close(self) -> None:
         """Close the connection; the last one folds the log into the database."""
@@ -324,9 +351,35 @@ class Ledger:
 
     def vacuum(self) -> None:
         """Give deleted pages back to the file system and empty the log. Not inside a transaction."""
-        # `execute` would take one step of it, which is one page; `executescript` goes to the end.
-        self.db.executescript("PRAGMA incremental_vacuum")
+        self.empty_log()
+        # A piece at a time: what is moved goes through the log, which must not outgrow the disk.
+        while left := self.db.execute("PRAGMA freelist_count").fetchone()[0]:
+            # `execute` would take one step of it, which is one page; `executescript` goes to the end.
+            self.db.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+            self.empty_log()
+            if self.db.execute("PRAGMA freelist_count").fetchone()[0] >= left:
+                break
+
+    def empty_log(self) -> None:
+        """Fold the log into the database and give its space back. Not inside a transaction."""
         self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def make_room(self, now_ms: int) -> int:
+        """Delete expired jobs on a disk that is full, a few at a time. Not inside a transaction.
+
+        What is deleted is not overwritten then, which would need as much space again; its pages are given back.
+        """
+        self.db.execute("PRAGMA secure_delete = OFF").fetchall()
+        deleted = 0
+        try:
+            self.empty_log()
+            while count := self.delete_expired(now_ms, limit=_FEW):
+                deleted += count
+                self.empty_log()
+            self.vacuum()
+        finally:
+            self.db.execute("PRAGMA secure_delete = ON").fetchall()
+        return deleted
 
     # Webhooks.
 
@@ -351,6 +404,11 @@ class Ledger:
             self.db.execute("UPDATE webhooks SET tries = ?, next_ms = ? WHERE seq = ?", (tries, next_ms, seq))
 
     # Overviews.
+
+    def queued_bytes(self) -> int:
+        """What the waiting jobs' inputs take."""
+        sql = "SELECT coalesce(sum(length(input) + length(extras)), 0) FROM jobs JOIN inputs USING (seq) "
+        return self.db.execute(f"{sql} WHERE status = 'IN_QUEUE'").fetchone()[0]
 
     def counts(self) -> dict[str, int]:
         """Counters since the store began, and how many jobs wait and run now."""
@@ -379,6 +437,8 @@ class Ledger:
     def _due_ms(self, job: Job) -> int:
         if job.finished_ms is None or not job.final:
             return job.deadline_ms
+        if job.outlived_ttl and not self._keep_past_ttl:
+            return job.finished_ms
         return job.finished_ms + (self._sync_retention_ms if job.sync else self._retention_ms)
 
     def _unexpired(self, job: Job, now_ms: int) -> Job:
@@ -427,6 +487,35 @@ def _job(row: tuple[Any, ...]) -> Job:
     return Job(**values)
 
 
+def _remedy(error: sqlite3.Error) -> str:
+    """What to do about a store that cannot be opened."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return "; is its disk full or read-only? make room on it, or name another folder with --data"
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or any(
+        sign in str(error) for sign in ("no such", "not a database")
+    ):
+        return "; --salvage keeps what can be read and puts the damaged file aside"
+    return ""
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    if not read_only:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite gives its -wal and -shm files the permissions of the database file.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        path.chmod(0o600)
+        if 0 < path.stat().st_size < _LEAST_BYTES:
+            # SQLite would take it for empty and write over it.
+            raise sqlite3.DatabaseError("file is not a database")
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    if read_only:
+        db.execute("PRAGMA query_only = ON")
+    else:
+        _prepare(db)
+    return db
+
+
 def _prepare(db: sqlite3.Connection) -> None:
     """Set the connection up for writing and create the tables in a new file."""
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -436,8 +525,9 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA secure_delete = ON")
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-    elif version != _VERSION:
+        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    elif version != VERSION:
         raise sqlite3.DatabaseError(
-            f"the store is of version {version}; this endpoint reads version {_VERSION}"
+            f"the store is of version {version}; this endpoint reads version {VERSION}; "
+            "name another folder with --data"
         )

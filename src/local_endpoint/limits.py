@@ -100,6 +100,7 @@ class Gate:
 
 
 def bearer_key(authorization: str | None) -> bytes:
-    """The key in an Authorization header; empty when there is none."""
-    scheme, _, key = (authorization or "").partition(" ")
-    return key.strip().encode() if scheme.lower() == "bearer" else b""
+    """The key in an Authorization header, with `Bearer` before it or without, as on the platform."""
+    given = (authorization or "").strip()
+    scheme, _, key = given.partition(" ")
+    return (key.strip() if scheme.lower() == "bearer" else given).encode()

@@ -4,12 +4,14 @@ Bodies are read and checked by hand (`submissions.py`), because a bad one is a 4
 FastAPI's 422; so their schemas are written out here.
 """
 
+import copy
 import warnings
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from local_endpoint.config import Config
 from local_endpoint.jobs import Status
 
 __all__ = [
@@ -54,7 +56,11 @@ _DONE_EXAMPLE = {
 _FAILED_EXAMPLE = {**_DONE_EXAMPLE, "error": "steps: 900 given, 1 to 500 allowed", "status": "FAILED"}
 del _FAILED_EXAMPLE["output"]
 
-_TIME = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 604_800_000}, {"type": "null"}]}
+
+def _time(least_ms: int, default_ms: int) -> dict[str, Any]:
+    return {"type": ["integer", "null"], "minimum": least_ms, "maximum": 604_800_000, "default": default_ms}
+
+
 _SUBMISSION = {
     "type": "object",
     "required": ["input"],
@@ -70,13 +76,8 @@ _SUBMISSION = {
         "policy": {
             "type": ["object", "null"],
             "properties": {
-                "executionTimeout": {
-                    "type": "integer",
-                    "minimum": 1,
-                    "maximum": 604_800_000,
-                    "default": 600_000,
-                },
-                "ttl": {**_TIME, "default": 86_400_000},
+                "executionTimeout": _time(5_000, 600_000),
+                "ttl": _time(10_000, 86_400_000),
                 "lowPriority": {"type": ["boolean", "null"], "default": False},
             },
         },
@@ -91,7 +92,7 @@ _SUBMISSION = {
     "example": {"input": _INPUT},
 }
 
-_JOB = {
+_JOB: dict[str, Any] = {
     "type": "object",
     "required": ["id", "status", "delayTime"],
     "properties": {
@@ -149,7 +150,19 @@ _PURGED = {
 _REQUESTS = {
     "type": "object",
     "required": ["requests"],
-    "properties": {"requests": {"type": "array", "items": _JOB}},
+    "properties": {
+        "requests": {
+            "type": "array",
+            "items": {
+                **_JOB,
+                "required": [*_JOB["required"], "createdAt"],
+                "properties": {
+                    **_JOB["properties"],
+                    "createdAt": {**_MS, "description": "When it came, in milliseconds since 1970."},
+                },
+            },
+        }
+    },
 }
 
 _ERROR_SCHEMA = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
@@ -162,6 +175,11 @@ _ERRORS = {
     429: (
         "Too many requests; Retry-After says when",
         "more than 1000 /run requests in 10 s with this key; wait 3 s",
+    ),
+    507: (
+        "No room for more work; Retry-After says when to ask again",
+        "the disk of the endpoint's data folder is nearly full (20 MB left); new jobs are taken again when "
+        "results have expired or there is more room",
     ),
     503: ("The store cannot write", "the store cannot write: database or disk is full"),
 }
@@ -227,13 +245,13 @@ _LINKS = {
 RUN = _route(
     "Queue a job and return at once; body up to 10 MB, result kept 30 minutes",
     {**_response("The job is queued", _QUEUED, _QUEUED_EXAMPLE), "links": _LINKS},
-    (400, 408, 413),
+    (400, 408, 413, 507),
     body=True,
 )
 RUNSYNC = _route(
     "Queue a job and wait for its end; body up to 20 MB, result kept 1 minute",
     _STATUS_ANSWER,
-    (400, 408, 413),
+    (400, 408, 413, 507),
     parameters=(_WAIT,),
     body=True,
 )
@@ -254,7 +272,7 @@ CANCEL = _route(
     parameters=(_JOB_ID,),
 )
 RETRY = _route(
-    "Queue a FAILED or TIMED_OUT job again under its id",
+    "Queue a FAILED or TIMED_OUT job again under its id; 400 for any other",
     _response("The job is queued", _QUEUED, _QUEUED_EXAMPLE),
     (400,),
     parameters=(_JOB_ID,),
@@ -267,7 +285,11 @@ PURGE_QUEUE = _route(
 HEALTH = _route("Jobs and workers in numbers", _response("Counts", _HEALTH, _HEALTH_EXAMPLE), ())
 REQUESTS = _route(
     "The newest hundred jobs",
-    _response("Newest first", _REQUESTS, {"requests": [{**_QUEUED_EXAMPLE, "delayTime": 10}]}),
+    _response(
+        "Newest first",
+        _REQUESTS,
+        {"requests": [{**_QUEUED_EXAMPLE, "delayTime": 10, "createdAt": 1_790_000_000_000}]},
+    ),
     (),
 )
 
@@ -277,8 +299,17 @@ def _operation_id(method: str, path: str) -> str:
     return f"{method}-{path.split('/')[3]}"
 
 
-def describe(app: FastAPI, endpoint_id: str) -> None:
-    """Have the app serve this document, with the endpoint's id in its paths."""
+def _times_of(config: Config) -> dict[str, Any]:
+    """What a job's `policy` may say, on an endpoint with these settings."""
+    least = (config.least_execution_timeout_ms, config.least_ttl_ms) if config.strict else (1, 1)
+    return {
+        "executionTimeout": _time(least[0], config.execution_timeout_ms),
+        "ttl": _time(least[1], config.ttl_ms),
+    }
+
+
+def describe(app: FastAPI, config: Config) -> None:
+    """Have the app serve this document, with the endpoint's id in its paths and its own times."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -288,12 +319,17 @@ def describe(app: FastAPI, endpoint_id: str) -> None:
                 schema = get_openapi(
                     title=app.title, version=app.version, description=app.description, routes=app.routes
                 )
+            schema = copy.deepcopy(schema)  # what the routes share is not this app's alone
             schema["paths"] = {
-                path.replace("{endpoint_id}", endpoint_id): item for path, item in schema["paths"].items()
+                path.replace("{endpoint_id}", config.endpoint_id): item
+                for path, item in schema["paths"].items()
             }
             for path, item in schema["paths"].items():
                 for method, operation in item.items():
                     operation["operationId"] = _operation_id(method, path)
+                    if "requestBody" in operation:
+                        body = operation["requestBody"]["content"]["application/json"]["schema"]
+                        body["properties"]["policy"]["properties"] |= _times_of(config)
             schema["components"] = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
             app.openapi_schema = schema
         return app.openapi_schema

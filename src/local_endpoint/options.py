@@ -2,13 +2,16 @@
 
 import argparse
 import json
+import re
+import shlex
 import socket
 from pathlib import Path
 
-from local_endpoint.config import Config
+from local_endpoint.config import MB, Config
 from local_endpoint.credentials import load_credentials
+from local_endpoint.simulation import Simulation
 
-__all__ = ["add_options", "config_from", "curl_line", "host_url"]
+__all__ = ["OptionError", "add_options", "config_from", "curl_line", "host_url"]
 
 _TIMES = (
     "retention",
@@ -19,8 +22,13 @@ _TIMES = (
     "ping_interval",
     "request_timeout",
 )
+_ENDPOINT_ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _LONGEST_S = 366 * 86_400
 _DEFAULTS = Config.__dataclass_fields__
+
+
+class OptionError(ValueError):
+    """An option makes no sense; the message names it, and says what would."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +45,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="folder for jobs and keys, readable by its owner only (default: %(default)s)",
     )
     serving.add_argument(
+        "--salvage",
+        action="store_true",
+        help="where the jobs' file in --data is damaged: keep what can be read, and put the file aside",
+    )
+    serving.add_argument(
         "--key",
         action="append",
         help="a caller's API key; may be given again (default: made and kept in --data)",
@@ -45,6 +58,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("--gpu", default="cpu", help="what callers see as gpu (default: %(default)s)")
     serving.add_argument(
         "--input-schema", type=Path, help="JSON Schema file of a job's input, for the playground"
+    )
+    serving.add_argument(
+        "--max-queue-mb",
+        type=float,
+        default=int(str(_default("max_queue_bytes"))) / MB,
+        metavar="MB",
+        help="most that the inputs of waiting jobs may take; more are answered 507 (default: %(default)g)",
+    )
+    serving.add_argument(
+        "--strict",
+        action=argparse.BooleanOptionalAction,
+        default=_default("strict"),
+        help="refuse what the platform refuses: short times in a policy, results of /run over 10 MB, jobs past "
+        "their ttl (default: on)",
+    )
+    serving.add_argument(
+        "--simulate",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,…",
+        help="the platform's bad days: cold-start=S, idle=S, throttled=N, rate=SHARE:STATUS, lose-worker=SHARE, "
+        "lose-after=S, webhook-delay=S, seed=N; docs/endpoint.md tells what each does",
     )
     serving.add_argument(
         "--no-rate-limits", action="store_true", help="let every key ask as often as it likes"
@@ -67,22 +102,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def config_from(args: argparse.Namespace) -> Config:
-    """The settings. Raises `OSError` or `ValueError`, saying which file or option is wrong."""
-    kept = load_credentials(args.data)
+    """The settings. Raises `OSError`, `OptionError` or `ValueError`, saying which file or option is wrong."""
+    _check(args)
+    try:
+        simulation = Simulation.parse(",".join(args.simulate)) if args.simulate else Simulation()
+    except ValueError as error:
+        raise OptionError(f"--simulate: {error}") from error
+    try:
+        kept = load_credentials(args.data)
+    except OSError as error:
+        raise OSError(
+            f"the data folder {args.data} cannot be used: {error.strerror or error}; make room or give "
+            "leave to write there, or name another with --data"
+        ) from error
     schema = None
     if args.input_schema:
         try:
             schema = json.loads(args.input_schema.read_text())
         except ValueError as error:
-            raise ValueError(f"--input-schema {args.input_schema} is not JSON: {error}") from error
-    for name in _TIMES:
-        if not 0 < getattr(args, name) <= _LONGEST_S:
-            raise ValueError(f"--{name.replace('_', '-')} must be more than 0 and at most {_LONGEST_S} s")
-    given_worker_key = [] if args.worker_key is None else [args.worker_key]
-    for key in (args.key or []) + given_worker_key:
-        _check_key(key)
+            raise OptionError(f"--input-schema {args.input_schema} is not JSON: {error}") from error
+        except OSError as error:
+            raise OptionError(f"--input-schema {args.input_schema}: {error.strerror}") from error
     return Config(
         folder=args.data,
+        salvage=args.salvage,
         keys=tuple(args.key or [kept.key]),
         worker_key=kept.worker_key if args.worker_key is None else args.worker_key,
         endpoint_id=args.endpoint_id,
@@ -95,14 +138,35 @@ def config_from(args: argparse.Namespace) -> Config:
         request_timeout_s=args.request_timeout,
         max_requeues=args.max_requeues,
         rate_limits=not args.no_rate_limits,
+        strict=args.strict,
+        simulation=simulation,
+        max_queue_bytes=int(args.max_queue_mb * MB),
         input_schema=schema,
     )
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in _TIMES:
+        if not 0 < getattr(args, name) <= _LONGEST_S:
+            raise OptionError(f"--{name.replace('_', '-')} must be more than 0 and at most {_LONGEST_S} s")
+    if not 0 < args.max_queue_mb < 2**30:
+        raise OptionError("--max-queue-mb must be more than 0")
+    if args.max_requeues < 0:
+        raise OptionError(f"--max-requeues must be 0 or more; it is {args.max_requeues}")
+    if not _ENDPOINT_ID.fullmatch(args.endpoint_id):
+        raise OptionError(
+            f"--endpoint-id {args.endpoint_id!r}: should be up to 100 letters, digits, '-', '_', '.' or '~': "
+            "it is part of a URL"
+        )
+    given_worker_key = [] if args.worker_key is None else [args.worker_key]
+    for key in (args.key or []) + given_worker_key:
+        _check_key(key)
 
 
 def _check_key(key: str) -> None:
     """An empty key, as of a variable that is not set, would let in everyone who has none."""
     if not key or not all("!" <= letter <= "~" for letter in key):
-        raise ValueError("a key must be one or more printable ASCII characters without spaces")
+        raise OptionError("a key must be one or more printable ASCII characters without spaces")
 
 
 def host_url(listener: socket.socket) -> str:
@@ -117,7 +181,7 @@ def curl_line(base_url: str, config: Config) -> str:
     return (
         f"curl -X POST {base_url}/v2/{config.endpoint_id}/runsync \\\n"
         "    -H 'Content-Type: application/json' \\\n"
-        f"    -H 'Authorization: Bearer {config.keys[0]}' \\\n"
+        f"    -H {shlex.quote(f'Authorization: Bearer {config.keys[0]}')} \\\n"
         """    -d '{"input": {"prompt": "a cute magical flying dog, """
         """fantasy art drawn by disney concept artists"}}'"""
     )

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import json
 import resource
 import socket
 from collections.abc import Coroutine, Iterator
@@ -14,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from local_endpoint.app import create_app
 from local_endpoint.config import Config
 from local_endpoint.core import Core
+from local_endpoint.options import OptionError
 
 __all__ = ["Server", "listen", "run_loop"]
 
@@ -31,18 +34,26 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket to serve on. Raises `OSError` when the port is taken, `ValueError` when there is no such."""
+    """A socket to serve on. Raises `OSError` when the port is taken, `OptionError` when there is no such."""
     if not 0 <= port <= 65_535:
-        raise ValueError(f"--port must be between 0 and 65535; it is {port}")
+        raise OptionError(f"--port must be between 0 and 65535; it is {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        raise OSError(_why(error, host, port)) from error
     return listener
+
+
+def _why(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is in use; name another with --port (0 takes a free one)"
+    if error.errno == errno.EACCES:
+        return f"port {port} of {host} needs root; name another with --port"
+    return f"--host {host} is no address of this machine: {error.strerror or error}"
 
 
 class Server(uvicorn.Server):
@@ -117,6 +128,16 @@ class _PatientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._end_wait()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is answered as every other error is."""
+        body = json.dumps({"error": f"the request is not valid HTTP: {msg}"}).encode()
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_wait()

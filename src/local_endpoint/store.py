@@ -7,6 +7,7 @@ of its writers gets `StoreUnavailable`.
 """
 
 import asyncio
+import errno
 import fcntl
 import os
 import sqlite3
@@ -19,8 +20,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from local_endpoint.ledger import Ledger
+from local_endpoint.room import Room
+from local_endpoint.salvage import salvage
 
-__all__ = ["FolderInUse", "Store", "StoreUnavailable"]
+__all__ = ["DiskFull", "FolderInUse", "Store", "StoreUnavailable"]
 
 T = TypeVar("T")
 _GROUP = 500
@@ -30,12 +33,22 @@ class StoreUnavailable(Exception):
     """SQLite could not write; nothing of what was asked has happened."""
 
 
+class DiskFull(StoreUnavailable):
+    """There is no room on the folder's disk."""
+
+
 class FolderInUse(Exception):
     """Another endpoint is running on this folder."""
 
 
-def _vacuum_mark(ledger: Ledger) -> None:
-    """Never called: it marks the write that has to run outside a transaction."""
+@dataclass(frozen=True, slots=True)
+class _Housekeeping:
+    """Work on the store's file that has to run outside a transaction."""
+
+    do: Callable[[Ledger], Any]
+
+    def __call__(self, ledger: Ledger) -> Any:
+        return self.do(ledger)
 
 
 @dataclass(slots=True)
@@ -49,20 +62,44 @@ class _Write:
 class Store:
     """One folder's ledger. Create and use it inside a running event loop, and `close` it."""
 
-    def __init__(self, folder: Path, *, retention_ms: int, sync_retention_ms: int) -> None:
-        """Raises `FolderInUse`, `sqlite3.DatabaseError` for a foreign file, and `OSError`."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        retention_ms: int,
+        sync_retention_ms: int,
+        keep_past_ttl: bool = False,
+        salvage_damaged: bool = False,
+    ) -> None:
+        """Raises `FolderInUse`, `sqlite3.DatabaseError` for a foreign file, and `OSError`.
+
+        Args:
+            salvage_damaged: put a damaged or foreign file aside, with what can be read in a new one (`salvaged`).
+        """
         self._lock_fd = _lock(folder)
+        self.room = Room(folder)
         open_ledger = partial(
-            Ledger.open, folder, retention_ms=retention_ms, sync_retention_ms=sync_retention_ms
+            Ledger.open,
+            folder,
+            retention_ms=retention_ms,
+            sync_retention_ms=sync_retention_ms,
+            keep_past_ttl=keep_past_ttl,
         )
         try:
-            self._writer = open_ledger()
+            self.salvaged = salvage(folder, retention_ms) if salvage_damaged else None
+            try:
+                self._writer = open_ledger()
+            except sqlite3.OperationalError:
+                # Even opening needs a little space.
+                self.room.let_go()
+                self._writer = open_ledger()
             self.reader = open_ledger(read_only=True)
             """For small reads on the event loop; they see every write that has returned."""
             self._thread_reader = open_ledger(read_only=True)
         except BaseException:
             os.close(self._lock_fd)
             raise
+        self.room.hold()
         self._thread_reader_lock = threading.Lock()
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -90,7 +127,22 @@ class Store:
 
     async def vacuum(self) -> None:
         """Give back what deletions freed, if the disk lets us."""
-        await self.write(_vacuum_mark)
+        await self.write(_Housekeeping(Ledger.vacuum))
+
+    async def make_room(self, now_ms: int) -> int:
+        """Delete expired jobs from a full disk; returns how many.
+
+        Raises `StoreUnavailable` when even that cannot be written.
+        """
+
+        def make_room(ledger: Ledger) -> int:
+            self.room.let_go()
+            try:
+                return ledger.make_room(now_ms)
+            finally:
+                self.room.hold()
+
+        return await self.write(_Housekeeping(make_room))
 
     def close(self) -> None:
         """Finish the writes under way, then let go of the folder."""
@@ -112,10 +164,10 @@ class Store:
                     closing = True
                     break
                 group.append(write)
-            if writes := [write for write in group if write.op is not _vacuum_mark]:
+            if writes := [write for write in group if not isinstance(write.op, _Housekeeping)]:
                 self._commit(writes)
-            for vacuum in (write for write in group if write.op is _vacuum_mark):
-                self._vacuum(vacuum)
+            for housekeeping in (write for write in group if isinstance(write.op, _Housekeeping)):
+                self._keep_house(housekeeping)
             self._loop.call_soon_threadsafe(_settle, group)
             if closing:
                 break
@@ -136,13 +188,24 @@ class Store:
                     write.error = None
                     self._commit([write])
             else:
-                group[0].error = StoreUnavailable(f"the store cannot write: {error}")
+                group[0].error = self._unavailable(error)
 
-    def _vacuum(self, write: _Write) -> None:
+    def _keep_house(self, write: _Write) -> None:
         try:
-            self._writer.vacuum()
+            write.result = write.op(self._writer)
         except sqlite3.Error as error:
-            write.error = StoreUnavailable(f"the store cannot be vacuumed: {error}")
+            write.error = self._unavailable(error)
+
+    def _unavailable(self, error: sqlite3.Error) -> StoreUnavailable:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        # SQLite says that it is full only of the database's file, not of those beside it.
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self.room.is_full):
+            return DiskFull("the disk of the endpoint's data folder is full")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreUnavailable(
+                f"the store is damaged ({error}); a start with --salvage keeps what can be read"
+            )
+        return StoreUnavailable(f"the store cannot write: {error}")
 
     def _apply(self, write: _Write) -> None:
         db = self._writer.db
@@ -171,8 +234,14 @@ def _settle(group: list[_Write]) -> None:
 
 def _lock(folder: Path) -> int:
     """Hold the folder for this process; the lock goes with the process, however it ends."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or not (folder / "reserve").exists():
+            raise
+        (folder / "reserve").unlink()
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -30,8 +30,13 @@ def parse_submission(body: bytes, *, sync: bool, config: Config) -> Submission:
         input=dump_json(request["input"]),
         extras=dump_json({name: value for name, value in extras.items() if value is not None}),
         webhook=webhook,
-        execution_timeout_ms=_time_ms(policy, "executionTimeout", config.execution_timeout_ms),
-        ttl_ms=_time_ms(policy, "ttl", config.ttl_ms),
+        execution_timeout_ms=_time_ms(
+            policy,
+            "executionTimeout",
+            config.execution_timeout_ms,
+            config.least_execution_timeout_ms if config.strict else 1,
+        ),
+        ttl_ms=_time_ms(policy, "ttl", config.ttl_ms, config.least_ttl_ms if config.strict else 1),
         low_priority=_low_priority(policy),
     )
 
@@ -47,14 +52,14 @@ def _policy(policy: Any) -> Mapping[str, Any] | None:
     return policy
 
 
-def _time_ms(policy: Mapping[str, Any] | None, name: str, default: int) -> int:
+def _time_ms(policy: Mapping[str, Any] | None, name: str, default: int, least: int) -> int:
     value = (policy or {}).get(name)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
         raise _bad(f"policy.{name}", value, "a whole number of milliseconds")
-    if not 0 < value <= _LONGEST_MS:
-        raise _bad(f"policy.{name}", value, f"between 1 and {_LONGEST_MS} ms (seven days)")
+    if not least <= value <= _LONGEST_MS:
+        raise _bad(f"policy.{name}", value, f"between {least} and {_LONGEST_MS} ms (seven days)")
     return int(value)
 
 

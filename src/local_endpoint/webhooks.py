@@ -42,14 +42,18 @@ class Webhooks:
                 await self._until_next()
 
     def _due(self) -> list[Webhook]:
-        due = self._core.store.reader.due_webhooks(self._core.clock.now_ms(), limit=2 * _AT_ONCE)
+        due = self._core.store.reader.due_webhooks(self._now_ms(), limit=2 * _AT_ONCE)
         waiting = [webhook for webhook in due if webhook.seq not in self._under_way]
         return waiting[: max(0, _AT_ONCE - len(self._under_way))]
+
+    def _now_ms(self) -> int:
+        """The time by which what is due is told: late, where that is simulated."""
+        return self._core.clock.now_ms() - int(self._config.simulation.webhook_delay_s * 1000)
 
     async def _until_next(self) -> None:
         """Wait for a job to end, a try to end, or the next try to be due."""
         next_ms = self._core.store.reader.next_webhook_ms()
-        wait_s = None if next_ms is None else max(0.05, (next_ms - self._core.clock.now_ms()) / 1000)
+        wait_s = None if next_ms is None else max(0.05, (next_ms - self._now_ms()) / 1000)
         if self._under_way and wait_s is not None:
             wait_s = max(wait_s, 0.25)  # those under way are due too
         try:

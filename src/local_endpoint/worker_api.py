@@ -110,7 +110,7 @@ def worker_router(core: Core) -> APIRouter:
         worker_id, gpu = await enter(request)
         job_id = request.path_params["job_id"]
         try:
-            post, output = await _read_post(request, config.result_limit_bytes, config)
+            post, output = await _read_post(request, _result_limit(job_id, config), config)
         except ApiError as error:
             if error.status not in (400, 413):
                 raise
@@ -132,6 +132,13 @@ def worker_router(core: Core) -> APIRouter:
         return await _unless_ignored(core.add_chunk(worker_id, gpu, job_id, output or b"null"))
 
     return api
+
+
+def _result_limit(job_id: str, config: Config) -> int:
+    """Bytes of a job's result, progress included, that are taken."""
+    if config.strict and not job_id.startswith("sync-"):
+        return config.run_result_limit_bytes
+    return config.result_limit_bytes
 
 
 async def _read_post(

@@ -35,6 +35,12 @@ class Worker:
     pings: int = 0
     retired: bool = False
     """It said `stopPod`: it wants to be replaced and gets no more jobs."""
+    cold: bool | None = None
+    """Asleep: it needs a cold start before it takes a job (`--simulate`); None until that is known."""
+    warm_at_ms: int | None = None
+    """When the cold start that is under way ends."""
+    worked_ms: int = 0
+    """When it last took a job or ended one."""
     listed_ms: dict[str, int] = field(default_factory=dict)
     """When each of its jobs was last in a ping."""
     stops: set[str] = field(default_factory=set)
@@ -125,16 +131,18 @@ class Workers:
                 self._dead.popitem(last=False)
         return dead
 
-    def health(self, busy: set[str]) -> dict[str, int]:
-        """The platform's counts; `busy` are the ids of workers that hold jobs."""
-        alive = [worker for worker in self if worker.asks]
+    def health(self, busy: set[str], throttled: int = 0) -> dict[str, int]:
+        """The platform's counts; `busy` are the ids of workers that hold jobs, `throttled` is a simulation's."""
+        alive = [worker for worker in self if worker.asks and not worker.cold]
         running = sum(worker.id in busy for worker in alive)
         # An idle worker is ready also in the moment between two requests for jobs.
         ready = sum(worker.taking > 0 or worker.id not in busy for worker in alive if not worker.retired)
         return {
             "idle": len(alive) - running,
-            "initializing": sum(worker.new and worker.id not in busy for worker in self),
+            "initializing": sum(
+                (worker.new and worker.id not in busy) or worker.warm_at_ms is not None for worker in self
+            ),
             "ready": ready,
             "running": running,
-            "throttled": 0,
+            "throttled": throttled,
         }

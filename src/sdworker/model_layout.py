@@ -68,6 +68,7 @@ STABLE_DIFFUSION = Layout(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "LatentConsistencyModelPipeline",
+        "LatentConsistencyModelImg2ImgPipeline",
     ),
     parts=MappingProxyType(
         {

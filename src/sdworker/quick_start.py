@@ -26,6 +26,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sdworker.waiting import wait_a_moment
+
 __all__ = ["DeferredModule", "quick_diffusers", "quick_runpod", "read_ahead"]
 
 log = logging.getLogger(__name__)
@@ -75,14 +77,18 @@ class DeferredModule(ModuleType):
 def quick_diffusers() -> None:
     """Import diffusers' UNet and VAE, and what they need, and nothing else.
 
-    diffusers works without transformers, which is an optional dependency of it, so it is told that there is none:
-    in this process its pipelines, which we do not use, are not to be had.
+    diffusers works without transformers and peft, which are optional dependencies of it, so it is told that there
+    are none: in this process its pipelines and its LoRA loaders, which we do not use, are not to be had.
     """
     if "diffusers" in sys.modules or "transformers" in sys.modules:
         return
     before = set(sys.modules)
     try:
-        with _stand_in("transformers", None), _stand_in("torch._dynamo", _without_compiler()):
+        with (
+            _stand_in("transformers", None),
+            _stand_in("peft", None),
+            _stand_in("torch._dynamo", _without_compiler()),
+        ):
             importlib.import_module("diffusers.models")
             for name in _DEFERRED:
                 _defer(name)
@@ -102,6 +108,9 @@ def quick_runpod() -> None:
     """
     import cpuinfo
 
+    from sdworker.process import environment
+
+    environment.mend()
     probe = cpuinfo.get_cpu_info
     cpuinfo.get_cpu_info = lambda: {"brand_raw": _processor_name()}
     try:
@@ -205,6 +214,7 @@ def _without_collecting() -> Iterator[None]:
         gc.enable()
 
 
+wait_a_moment()  # whatever QUICK_START says: torch reads it when it is loaded
 # Before the settings are read, because reading them already imports; settings.py declares it too.
 if os.environ.get("QUICK_START", "").strip().lower() not in ("0", "false", "no", "off", "f", "n"):
     read_ahead(_model_folder())

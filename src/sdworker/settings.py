@@ -7,13 +7,13 @@ strings; white space around a value, which comes with pasting, is dropped.
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from sdworker.engine.samplers import find_sampler
+from sdworker.samplers import find_sampler, find_schedule
 
 __all__ = [
     "Attention",
@@ -21,6 +21,7 @@ __all__ = [
     "BucketFallback",
     "Device",
     "Precision",
+    "Resize",
     "Settings",
     "SettingsError",
     "load_settings",
@@ -37,6 +38,10 @@ class _Choice(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
         return next((choice for choice in cls if choice.value == str(value).lower()), None)
+
+
+Resize = Literal["stretch", "crop", "fill", "keep"]
+"""How a picture comes to the size a job asks for; `keep`: not at all."""
 
 
 class Device(_Choice):
@@ -78,6 +83,17 @@ class BucketAddressing(_Choice):
     VIRTUAL = "virtual"
 
 
+V1_DEFAULTS = {
+    "default_width": "512",
+    "default_height": "512",
+    "default_steps": "50",
+    "default_guidance": "7.5",
+    "default_scheduler": "K-LMS",
+    "default_resize": "keep",
+}
+"""What a job gets that does not ask, from worker-stable_diffusion_v1 (docs/migrating.md)."""
+
+
 class Settings(BaseSettings):
     """The worker's configuration, read once at start. Field names are the variables', in lower case."""
 
@@ -91,7 +107,11 @@ class Settings(BaseSettings):
         description="Model folder in diffusers' layout. "
         "Unset: the model baked into the image, else the embedded `models/emoji`.",
     )
-    device: Device = Field(Device.AUTO, description="`auto` takes CUDA when there is one.")
+    device: Device = Field(
+        Device.AUTO,
+        description="`auto` takes CUDA, and the CPU only where there is no NVIDIA driver. "
+        "`cuda`, which the image sets, stops the start where there is no CUDA device that torch can use.",
+    )
     precision: Precision = Field(Precision.AUTO, description="`auto` is fp16 on CUDA and fp32 on a CPU.")
     attention: Attention = Field(
         Attention.SDPA, description="`xformers` needs the xformers package (it is in the image)."
@@ -139,6 +159,17 @@ class Settings(BaseSettings):
     default_steps: int = Field(25, ge=1, le=500, description="`num_inference_steps` when a job names none.")
     default_guidance: float = Field(7.5, ge=0, le=30, description="`guidance_scale` when a job names none.")
     default_scheduler: str = Field("DPM++ 2M Karras", description="`scheduler` when a job names none.")
+    default_schedule: str | None = Field(
+        None,
+        description="`schedule` when neither a job nor its sampler's name has one; `automatic` as in "
+        "AUTOMATIC1111's web UI. Unset: the model's own noise levels.",
+    )
+    default_resize: Resize = Field("stretch", description="`resize` when a job names none.")
+    v1_defaults: bool = Field(
+        False,
+        description="Gives jobs what worker-stable_diffusion_v1 gave them where they do not ask: "
+        "K-LMS, 50 steps, 512x512, and pictures in their own size. Other `DEFAULT_`s count more.",
+    )
 
     # How many jobs share the hardware.
     max_rows: int | None = Field(
@@ -189,14 +220,17 @@ class Settings(BaseSettings):
     )
     bucket_access_key_id: SecretStr | None = Field(None, description="The bucket's access key.")
     bucket_secret_access_key: SecretStr | None = Field(None, description="The bucket's secret key.")
+    bucket_session_token: SecretStr | None = Field(
+        None, description="Of temporary keys. They expire, and presigned links with them."
+    )
     bucket_name: str | None = Field(
         None, description="The bucket. Needed unless the endpoint's URL names it."
     )
     bucket_prefix: str = Field("", description="Put before every object's name, `renders/` say.")
     bucket_region: str | None = Field(
         None,
-        description="Region to sign for. "
-        "Unset: read off the endpoint's host where it names one, else us-east-1.",
+        description="Region to sign for. Unset: read off the endpoint's host where it names one, else us-east-1; "
+        "a bucket that names its region is believed.",
     )
     bucket_addressing: BucketAddressing = Field(
         BucketAddressing.AUTO,
@@ -209,6 +243,11 @@ class Settings(BaseSettings):
     bucket_public_url: HttpUrl | None = Field(
         None, description="Base URL of a public bucket or CDN: links are made from it instead of presigned."
     )
+    bucket_timeout_s: float = Field(
+        60,
+        gt=0,
+        description="Seconds in which a job's images must have reached the bucket, repeated tries included.",
+    )
     bucket_fallback: BucketFallback = Field(
         BucketFallback.ERROR, description="`base64` returns the images in the result when an upload fails."
     )
@@ -216,6 +255,25 @@ class Settings(BaseSettings):
     # Talking to the platform.
     progress_interval_ms: int = Field(
         1000, ge=0, description="Least time between two progress updates of a job; 0 sends none."
+    )
+    keep_results_s: float = Field(
+        1800,
+        gt=0,
+        le=604800,
+        description="Seconds, from when a job was taken, in which its result is offered to a platform that does "
+        "not take it, where the job's `policy.executionTimeout` does not say (docs/reliability.md).",
+    )
+    keep_results_mb: float = Field(
+        256,
+        gt=0,
+        description="MB of results kept for a platform that does not take them; with more than that no job is "
+        "taken until some are gone.",
+    )
+    shutdown_grace_s: float = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="After SIGTERM, and after the last job is drawn, results are offered so many seconds longer.",
     )
     quick_start: bool = Field(
         True,
@@ -235,12 +293,25 @@ class Settings(BaseSettings):
     @classmethod
     def _strip(cls, given: dict[str, Any]) -> dict[str, Any]:
         stripped = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
-        return {name: value for name, value in stripped.items() if value != ""}
+        kept = {name: value for name, value in stripped.items() if value != ""}
+        return {**V1_DEFAULTS, **kept} if cls._is_on(kept.get("v1_defaults")) else kept
+
+    @staticmethod
+    def _is_on(value: object) -> bool:
+        try:
+            return TypeAdapter(bool).validate_python(value)
+        except ValidationError:
+            return False
 
     @field_validator("default_scheduler")
     @classmethod
     def _is_a_sampler(cls, name: str) -> str:
         return find_sampler(name).name
+
+    @field_validator("default_schedule")
+    @classmethod
+    def _is_a_schedule(cls, name: str | None) -> str | None:
+        return None if name is None else find_schedule(name)
 
     @model_validator(mode="after")
     def _default_size_may_be_drawn(self) -> Self:

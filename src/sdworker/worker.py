@@ -2,11 +2,12 @@
 
     job → request → (pictures in) → engine → encode → delivery → [{image, seed}]
 
-`Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded and encoded in
-threads, the engine has its own, so any number of jobs can be on their way at once.
+`Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded in processes of
+their own and encoded in threads, the engine has its own thread, so any number of jobs can be on their way at once.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +17,18 @@ import numpy as np
 from sdworker.delivery import Delivery
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
+from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
+from sdworker.engine.processor import give_back_memory
 from sdworker.generation_data import parameters_text
-from sdworker.pictures import PictureLimits, encode_image, load_mask, load_picture, to_pixels
+from sdworker.pictures import (
+    PictureFile,
+    PictureLimits,
+    decode_mask,
+    decode_picture,
+    encode_image,
+    fetch_picture,
+)
 from sdworker.request import Contract, Request
 from sdworker.settings import Settings
 from sdworker.timing import Stopwatch
@@ -98,6 +108,8 @@ class Worker:
             files, job_id=job_id, format=request.output_format, bucket=bucket
         )
         watch.lap("deliver")
+        with contextlib.suppress(EngineError):  # that it is closed: then there is nothing to be done
+            self.engine.call(give_back_memory)
         log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), drawing.width, drawing.height,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
         return [{"image": image, "seed": seed} for image, seed in zip(delivered, drawing.seeds, strict=True)]
@@ -108,14 +120,21 @@ class Worker:
         mask: np.ndarray | None = None
         width, height = request.width, request.height
         if request.init_image is not None:
-            picture, mask_picture = await asyncio.gather(
-                load_picture(request.init_image, field="init_image", limits=self._limits),
-                self._load_mask(request.mask),
+            picture_file, mask_file = await asyncio.gather(
+                fetch_picture(request.init_image, field="init_image", limits=self._limits),
+                self._fetch_mask(request.mask),
             )
-            width, height = self.contract.size_for(request, picture.size)
-            image = await asyncio.to_thread(to_pixels, picture, width, height)
-            if mask_picture is not None:
-                mask = await asyncio.to_thread(to_pixels, mask_picture, width, height)
+            own_size: tuple[int, int] | None = None
+
+            def fit(size: tuple[int, int]) -> tuple[int, int]:
+                nonlocal own_size
+                own_size = size
+                return self.contract.size_for(request, size)
+
+            image = await decode_picture(picture_file, fit, request.resize)
+            height, width = image.shape[:2]
+            if mask_file is not None:
+                mask = await decode_mask(mask_file, (width, height), request.resize, like=own_size)
         if width is None or height is None:
             raise AssertionError("a request without a picture has its size")
         return Drawing(
@@ -132,8 +151,8 @@ class Worker:
             strength=request.prompt_strength,
         )
 
-    async def _load_mask(self, source: str | None) -> Any:
-        return None if source is None else await load_mask(source, field="mask", limits=self._limits)
+    async def _fetch_mask(self, source: str | None) -> PictureFile | None:
+        return None if source is None else await fetch_picture(source, field="mask", limits=self._limits)
 
     async def _encode(self, request: Request, drawing: Drawing, images: list[np.ndarray]) -> list[bytes]:
         """The images as files, each with its own generation data."""

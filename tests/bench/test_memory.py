@@ -19,7 +19,7 @@ def test_a_job_takes_more_than_the_loaded_model(
     model: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "_KINDS", ("inpaint",))
-    memory.run(model, 1, sizes=[(128, 64)], rows=[4, 8])
+    memory.run(model, 1, sizes=[(128, 64)], rows=[4, 8], mixed_jobs=20)
     written = figures("memory")
     assert written["device"] == "cpu"
     (cell,) = written["cells"]  # the fewest rows only, as for every job that starts from a picture
@@ -28,6 +28,10 @@ def test_a_job_takes_more_than_the_loaded_model(
     weights_bytes = sum(file.stat().st_size for file in model.glob("*/*.safetensors"))
     assert weights_bytes < cell["loaded_bytes"] < cell["peak_bytes"] < cell["loaded_bytes"] + 2**30
     assert cell["reserved_bytes"] is None
+    assert written["mixed"]["jobs"] == 20
+    loaded, *used = written["mixed"]["used_bytes"]
+    assert len(used) == 10
+    assert all(weights_bytes < loaded < bytes_ < loaded + 2**30 for bytes_ in used)
 
 
 def test_a_card_is_tried_with_what_is_expected_of_it_and_then_until_it_is_full(

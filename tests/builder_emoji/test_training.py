@@ -13,6 +13,7 @@ from builder.emoji.diffusion import DiffusionPlan
 from builder.emoji.optimizer import MuonAdamW, orthogonalize
 from builder.emoji.pictures import Emojis
 from builder.emoji.trainer import Trainer
+from diffusers import DDIMScheduler
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -94,12 +95,26 @@ class TestDiffusion:
         assert (times >= 500).float().mean().item() == pytest.approx(noisy, abs=0.01)
         assert 0 <= times.min() <= times.max() <= 999
 
-    def test_an_error_counts_at_the_noisiest_step_too(self) -> None:
+    @pytest.mark.parametrize("predicted", ["epsilon", "v_prediction"])
+    def test_an_error_counts_at_the_noisiest_step_too(self, predicted: str) -> None:
         signal = architecture.new_scheduler().alphas_cumprod
-        weights = diffusion.loss_weights(signal, cap=5.0, floor=0.3)
-        on_picture = weights * signal / (1 - signal)
+        weights = diffusion.loss_weights(signal, cap=5.0, floor=0.3, predicted=predicted)
+        snr = signal / (1 - signal)
+        on_picture = weights * (snr if predicted == "epsilon" else snr + 1)
         assert on_picture.min() == pytest.approx(0.3, abs=0.01)
         assert on_picture.max() == pytest.approx(5.3)
+
+    @pytest.mark.parametrize("predicted", ["epsilon", "v_prediction"])
+    def test_what_is_asked_for_is_what_diffusers_samplers_expect(self, predicted: str) -> None:
+        dice = torch.Generator().manual_seed(0)
+        latents, noise = torch.randn(2, 3, 4, 16, 16, generator=dice)
+        scheduler = DDIMScheduler.from_config(architecture.new_scheduler(predicted).config)
+        scheduler.set_timesteps(1000)
+        for time in (1, 500, 999):
+            signal = scheduler.alphas_cumprod[torch.full((3,), time)]
+            noisy, answer = diffusion.question(latents, noise, signal, predicted)
+            found = scheduler.step(answer, time, noisy).pred_original_sample
+            torch.testing.assert_close(found, latents, atol=1e-3, rtol=0)
 
 
 class TestTrainer:

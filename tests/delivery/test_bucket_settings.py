@@ -5,7 +5,6 @@ import os
 import pytest
 
 from sdworker.delivery import Bucket, Delivery
-from sdworker.delivery.bucket import _client_of
 from sdworker.settings import SettingsError, load_settings
 
 SECRET = "the-secret-key"
@@ -29,9 +28,8 @@ def bucket_of(monkeypatch: pytest.MonkeyPatch, url: str, **environment: str) -> 
 
 
 def link(bucket: Bucket) -> str:
-    """Where objects of this bucket lie, as boto3 signs them."""
-    url = _client_of(bucket).generate_presigned_url("get_object", Params={"Bucket": bucket.name, "Key": "k"})
-    return str(url).partition("?")[0]
+    """Where objects of this bucket lie."""
+    return bucket.link("k").partition("?")[0]
 
 
 @pytest.mark.parametrize(
@@ -130,13 +128,4 @@ def test_a_mangled_key_is_found_at_start_and_not_repeated(monkeypatch: pytest.Mo
 
 def test_blanks_around_a_pasted_key_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = bucket_of(monkeypatch, "https://minio.example/pics", BUCKET_SECRET_ACCESS_KEY=f" {SECRET}\n")
-    assert bucket.secret_access_key == SECRET
-
-
-def test_clients_are_kept_but_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    buckets = [bucket_of(monkeypatch, f"https://minio.example/pics{i}") for i in range(12)]
-    first = _client_of(buckets[0])
-    assert _client_of(buckets[0]) is first
-    for bucket in buckets[1:]:
-        _client_of(bucket)
-    assert _client_of(buckets[0]) is not first
+    assert bucket.keys.secret == SECRET

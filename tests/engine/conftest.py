@@ -16,8 +16,8 @@ from sdworker.engine.model_files import check_model_folder
 from sdworker.engine.networks.autoencoder import Autoencoder, ComingImage
 from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
 from sdworker.engine.networks.model import Loading, Model
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.tables import make_scheduler
+from sdworker.samplers import PAIRS
 
 CPU = torch.device("cpu")
 
@@ -77,7 +77,7 @@ class Reference:
     def latents(self, drawing: Drawing, seed: int) -> torch.Tensor:
         """The finished latents [1, 4, h, w] of one image of a drawing."""
         pipeline, arguments = self._call(drawing)
-        pipeline.scheduler = make_scheduler(SAMPLERS[drawing.sampler], self.scheduler_config)
+        pipeline.scheduler = make_scheduler(PAIRS[drawing.sampler], self.scheduler_config)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline(
             prompt=drawing.prompt,

@@ -92,8 +92,8 @@ def engine(networks: TamperedModel) -> Iterator[Engine]:
 
 
 async def failure_of(drawn: "Awaitable[list[np.ndarray]]") -> BaseException | None:
-    (result,) = await asyncio.gather(drawn, return_exceptions=True)
-    return result if isinstance(result, BaseException) else None
+    results: list[Any] = await asyncio.gather(drawn, return_exceptions=True)
+    return results[0] if isinstance(results[0], BaseException) else None
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -635,7 +635,7 @@ class TestWaiting:
         self, networks: TamperedModel, picture: np.ndarray, mask: np.ndarray
     ) -> None:
         for changes in ({}, {"sampler": "Euler a", "seeds": (1, 2)}, {"image": picture, "mask": mask}):
-            drawing = replace(PLAIN, steps=20, **changes)  # type: ignore[arg-type]
+            drawing = replace(PLAIN, steps=20, **changes)
             one = Generation(drawing, table_of(networks, drawing), networks)
             for _ in one.begin():
                 pass
@@ -682,7 +682,11 @@ class TestWaiting:
         engine = Engine(networks, max_rows=8, memory_bytes=holds)
         begun = asyncio.Event()
         loop = asyncio.get_running_loop()
-        live = asyncio.create_task(engine.draw(LONG, lambda *_: loop.call_soon_threadsafe(begun.set)))
+
+        def on_step(_step: int, _steps: int) -> None:
+            loop.call_soon_threadsafe(begun.set)
+
+        live = asyncio.create_task(engine.draw(LONG, on_step))
         await begun.wait()
         waiting = asyncio.create_task(engine.draw(LONG))
         await until(lambda: len(engine._generations) == 2)

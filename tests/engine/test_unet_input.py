@@ -112,7 +112,7 @@ def test_what_it_is_made_of_comes_in_the_same_order_whatever_the_mappings() -> N
     other = UNetInput(
         inputs.latents,
         inputs.timesteps,
-        Conditioning(told.text, dict(reversed(told.added.items())), told.channels, told.adapters),
+        Conditioning(told.text, dict(reversed(list(told.added.items()))), told.channels, told.adapters),
     )
     assert same(inputs, other)
 

@@ -36,7 +36,9 @@ def quick_path(quick_disk: Path) -> Path:
 @pytest.fixture(scope="package")
 def served(quick_disk: Path) -> Iterator[Endpoint]:
     """An endpoint with one SDK worker, shared: leave it as it was."""
-    endpoint = Endpoint(quick_disk / "served" / "data", "--no-rate-limits", "--gpu", "24").start()
+    endpoint = Endpoint(
+        quick_disk / "served" / "data", "--no-rate-limits", "--no-strict", "--gpu", "24"
+    ).start()
     endpoint.sdk_worker()
     endpoint.wait_ready()
     yield endpoint

@@ -5,6 +5,7 @@ import base64
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -27,6 +28,8 @@ async def handler(job: dict[str, Any]) -> Any:
         ) as session:
             await send_result(session, {"status": "IN_PROGRESS", "output": output}, job)
     await asyncio.sleep(request.get("sleep_s", 0))
+    while "until" in request and not Path(request["until"]).exists():  # noqa: ASYNC110, ASYNC240
+        await asyncio.sleep(0.05)
     if "fail" in request:
         return {"error": request["fail"]}
     if "refresh" in request:

@@ -64,7 +64,7 @@ class TestStates:
         shared.done(job_id)
 
     def test_a_large_output_comes_whole(self, shared: Endpoint) -> None:
-        job_id, image = shared.run(), "x" * (12 * MB)
+        job_id, image = shared.run(), "x" * (9 * MB)
         shared.take()
         assert shared.done(job_id, output=[{"image": image}]).status_code == 200
         assert shared.status(job_id)["output"] == [{"image": image}]
@@ -168,8 +168,9 @@ class TestRetry:
 
 class TestPolicy:
     def test_a_job_past_its_execution_timeout_is_timed_out_and_its_worker_told(
-        self, endpoint: Endpoint
+        self, make_endpoint: MakeEndpoint
     ) -> None:
+        endpoint = make_endpoint("--no-strict")
         job_id = endpoint.run(policy={"executionTimeout": 300})
         endpoint.take()
         status = endpoint.final(job_id)
@@ -177,9 +178,31 @@ class TestPolicy:
         stops = endpoint.worker_http.get(f"{endpoint.url}/job-stop/w").json()
         assert stops == {"jobsToStop": [job_id]}
 
-    def test_a_job_that_waits_past_its_ttl_is_timed_out(self, endpoint: Endpoint) -> None:
+    def test_a_job_that_waits_past_its_ttl_is_timed_out_where_it_is_not_strict(
+        self, make_endpoint: MakeEndpoint
+    ) -> None:
+        endpoint = make_endpoint("--no-strict")
         job_id = endpoint.run(policy={"ttl": 300})
         assert endpoint.final(job_id)["error"] == "ttl of 300 ms passed"
+
+    def test_a_job_past_its_ttl_is_gone_as_on_the_platform(self, make_endpoint: MakeEndpoint) -> None:
+        endpoint = make_endpoint("--ttl", "0.5")
+        job_id = endpoint.run()
+        eventually(lambda: endpoint.http.get(f"{endpoint.url}/status/{job_id}").status_code == 404)
+        assert endpoint.health()["jobs"]["inQueue"] == 0
+
+    @pytest.mark.parametrize(("name", "least_ms"), [("executionTimeout", 5000), ("ttl", 10_000)])
+    def test_times_that_the_platform_refuses_are_refused(
+        self, name: str, least_ms: int, endpoint: Endpoint
+    ) -> None:
+        def run(value: int | None) -> Any:
+            return endpoint.http.post(f"{endpoint.url}/run", json={"input": {}, "policy": {name: value}})
+
+        assert run(least_ms).status_code == 200
+        assert run(None).status_code == 200
+        refused = run(least_ms - 1)
+        assert refused.status_code == 400
+        assert f"policy.{name} must be between {least_ms} and" in refused.json()["error"]
 
     def test_low_priority_jobs_come_last(self, endpoint: Endpoint) -> None:
         low = endpoint.run(policy={"lowPriority": True})
@@ -188,7 +211,7 @@ class TestPolicy:
 
     def test_the_worker_gets_what_came_beside_the_input(self, endpoint: Endpoint) -> None:
         s3 = {"accessId": "i", "accessSecret": "s", "bucketName": "b", "endpointUrl": "http://s3"}
-        beside = {"webhook": "http://127.0.0.1:9/", "policy": {"ttl": 5000}, "s3Config": s3}
+        beside = {"webhook": "http://127.0.0.1:9/", "policy": {"ttl": 15000}, "s3Config": s3}
         job_id = endpoint.run({"prompt": "dog"}, **beside)
         assert endpoint.take() == {"id": job_id, "input": {"prompt": "dog"}, **beside}
         assert "accessSecret" not in json.dumps(endpoint.status(job_id))
@@ -227,13 +250,21 @@ class TestRetention:
 class TestErrors:
     """Every error is JSON with one readable sentence."""
 
-    @pytest.mark.parametrize("header", [{}, {"Authorization": KEY}, {"Authorization": "Bearer wrong"}])
+    @pytest.mark.parametrize("given", [None, "wrong", "Bearer wrong", f"Token {KEY}"])
     @pytest.mark.parametrize("route", ["run", "status/x", "cancel/x", "health", "stream/x", "requests"])
-    def test_no_or_a_wrong_key_is_401(self, shared: Endpoint, header: dict[str, str], route: str) -> None:
+    def test_no_or_a_wrong_key_is_401(self, shared: Endpoint, given: str | None, route: str) -> None:
+        header = {} if given is None else {"Authorization": given}
         method = "POST" if route in ("run", "cancel/x") else "GET"
         answer = httpx.request(method, f"{shared.url}/{route}", headers=header)
         assert answer.status_code == 401
         assert "API key" in answer.json()["error"]
+
+    @pytest.mark.parametrize("given", [KEY, f"Bearer {KEY}", f"bearer {KEY}"])
+    def test_a_key_is_taken_with_bearer_and_without_as_on_the_platform(
+        self, shared: Endpoint, given: str
+    ) -> None:
+        answer = httpx.get(f"{shared.url}/health", headers={"Authorization": given})
+        assert answer.status_code == 200
 
     @pytest.mark.parametrize("route", ["status", "status-sync", "stream", "cancel", "retry"])
     def test_an_unknown_job_is_404(self, shared: Endpoint, route: str) -> None:

@@ -52,12 +52,18 @@ def test_keys_and_operations_do_not_share_limits() -> None:
             pass
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic a", "Bearer b", "a"])
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic a", "Bearer b", "b", "Bearera"])
 @pytest.mark.parametrize("keys", [["a"], ["a", ""]])
 def test_who_has_no_key_stays_outside(keys: list[str], header: str | None) -> None:
     with pytest.raises(ApiError) as refused, Gate(keys).enter(header, "health"):
         pass
     assert refused.value.status == 401
+
+
+@pytest.mark.parametrize("header", ["Bearer a", "bearer a", "Bearer  a ", "a", " a "])
+def test_a_key_lets_in_with_bearer_before_it_and_without_as_on_the_platform(header: str) -> None:
+    with Gate(["a"]).enter(header, "health"):
+        pass
 
 
 def test_a_caller_over_the_limit_gets_429_and_is_told_when_to_come_back(endpoint: Endpoint) -> None:

@@ -128,9 +128,18 @@ class TestResults:
     def test_a_result_that_is_too_large_fails_its_job_saying_so(self, shared: Endpoint) -> None:
         job_id = shared.run()
         shared.take()
-        assert shared.done(job_id, output="x" * (20 * MB)).status_code == 413
+        assert shared.done(job_id, output="x" * (10 * MB)).status_code == 413
         status = shared.status(job_id)
-        assert (status["status"], "20 MB" in status["error"]) == ("FAILED", True)
+        assert (status["status"], "10 MB" in status["error"]) == ("FAILED", True)
+
+    @pytest.mark.parametrize(("size_mb", "status"), [(19, 200), (20, 413)])
+    def test_a_result_of_runsync_may_be_twice_as_large(
+        self, size_mb: int, status: int, shared: Endpoint
+    ) -> None:
+        waiting = shared.http.post(f"{shared.url}/runsync?wait=1000", json={"input": {}})
+        job_id = waiting.json()["id"]
+        shared.take()
+        assert shared.done(job_id, output="x" * (size_mb * MB)).status_code == status
 
     @pytest.mark.parametrize(
         "body", [b"", b"{", b"[]", b'{"output": NaN}', b'{"output": "\\ud800"}', b"\xff"]

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from PIL import Image
 
-from sdworker.pictures import PictureError, PictureLimits, load_mask, load_picture
+from sdworker.pictures import PictureError, PictureLimits, decode_mask, decode_picture, fetch_picture
 from sdworker.settings import load_settings
 
 LIMITS = PictureLimits(max_bytes=10**6, max_pixels=10**6, timeout_s=5, allow_private=True)
@@ -30,10 +30,11 @@ async def test_a_url_a_data_uri_and_base64_give_the_same_picture_and_mask() -> N
     text = base64.b64encode(png()).decode()
     async with TestServer(app) as server:
         for source in (str(server.make_url("/cat.png")), "data:image/png;base64," + text, text):
-            picture = await load_picture(source, field="init_image", limits=LIMITS)
-            assert (picture.mode, picture.size, picture.getpixel((0, 0))) == ("RGB", (8, 6), (255, 127, 127))
-            mask = await load_mask(source, field="mask", limits=LIMITS)
-            assert (mask.mode, mask.size, mask.getpixel((0, 0))) == ("L", (8, 6), 38)
+            file = await fetch_picture(source, field="init_image", limits=LIMITS)
+            picture = await decode_picture(file, lambda size: size)
+            assert (picture.shape, picture[0, 0].tolist()) == ((6, 8, 3), [255, 127, 127])
+            mask = await decode_mask(file, (4, 2))
+            assert (mask.shape, mask[0, 0]) == ((2, 4), 38)
 
 
 @pytest.mark.parametrize(
@@ -41,9 +42,12 @@ async def test_a_url_a_data_uri_and_base64_give_the_same_picture_and_mask() -> N
     ["", "nonsense!", "aGVsbG8=", "data:,x", "http://127.0.0.1:1/x", "file:///etc/passwd", "http://["],
 )
 async def test_every_error_begins_with_the_field(source: str) -> None:
-    for load in (load_picture, load_mask):
-        with pytest.raises(PictureError, match=r"^the_field: "):
-            await load(source, field="the_field", limits=replace(LIMITS, allow_private=False))
+    async def load() -> None:
+        file = await fetch_picture(source, field="the_field", limits=replace(LIMITS, allow_private=False))
+        await decode_picture(file, lambda size: size)
+
+    with pytest.raises(PictureError, match=r"^the_field: "):
+        await load()
 
 
 async def test_limits_come_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

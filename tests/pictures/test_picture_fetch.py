@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sdworker.network import all_public, is_public
+from sdworker.network import Fault, NetworkError, dialled, is_public
 from sdworker.pictures.fetch import download
 from sdworker.pictures.limits import PictureError, PictureLimits
 
@@ -345,7 +345,7 @@ class TestGuard:
     async def test_a_name_that_turns_private_between_two_hops_is_refused(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sdworker.pictures.fetch.is_public", _public_or_stand_in)
+        monkeypatch.setattr("sdworker.network.dial.is_public", _public_or_stand_in)
         async with serving(p=b"inside") as private:
             port = private.rpartition(":")[2]
 
@@ -361,7 +361,7 @@ class TestGuard:
     async def test_of_a_name_with_several_addresses_only_public_ones_are_dialled(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sdworker.pictures.fetch.is_public", _public_or_stand_in)
+        monkeypatch.setattr("sdworker.network.dial.is_public", _public_or_stand_in)
         async with serving(STAND_IN, p=b"outside") as public:
             url = public.replace(STAND_IN, "both.example") + "/p"
             assert await download(url, GUARDED, resolver=Names(["127.0.0.1", STAND_IN])) == b"outside"
@@ -376,7 +376,7 @@ class TestGuard:
             inside_seen += 1
             return web.Response(body=b"inside")
 
-        monkeypatch.setattr("sdworker.pictures.fetch.is_public", _public_or_stand_in)
+        monkeypatch.setattr("sdworker.network.dial.is_public", _public_or_stand_in)
         async with serving(p=inside) as private:
 
             async def onward(request: web.Request) -> web.Response:
@@ -407,7 +407,8 @@ class TestGuard:
             "192.0.2.1", "198.18.0.1", "::", "::1", "::127.0.0.1", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe",
             "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "2001:db8::1",
             "64:ff9b::a9fe:a9fe", "64:ff9b::10.0.0.1", "64:ff9b:1::1", "2002:7f00:1::", "2002:a00:1::1",
-            "", "localhost", "127.1", "1.2.3.4:80",
+            "168.63.129.16", "::ffff:168.63.129.16", "64:ff9b::a83f:8110", "100.100.100.200", "3fff::1", "5f00::1",
+            "192.88.99.1", "192.0.0.192", "", "localhost", "127.1", "1.2.3.4:80",
         ],
     )  # fmt: skip
     def test_these_are_not_public(self, address: str) -> None:
@@ -428,11 +429,19 @@ class TestGuard:
     def test_these_are_public(self, address: str) -> None:
         assert is_public(address)
 
-    async def test_a_name_is_public_when_all_its_addresses_are(self) -> None:
-        assert not await all_public("localhost", 80)
-        assert await all_public("8.8.8.8", 80)
-        with pytest.raises(socket.gaierror):
-            await all_public("no-such-host.invalid", 80)
+    async def test_of_a_name_only_public_addresses_are_left(self) -> None:
+        assert [address[0] for _, address in await dialled("8.8.8.8", 80, public_only=True)] == ["8.8.8.8"]
+        for name, fault in (("localhost", Fault.NOT_PUBLIC), ("no-such-host.invalid", Fault.UNRESOLVED)):
+            with pytest.raises(NetworkError) as caught:
+                await dialled(name, 80, public_only=True)
+            assert caught.value.fault is fault
+        assert await dialled("localhost", 80, public_only=False)
+
+    async def test_what_cannot_be_resolved_and_what_is_not_public_sound_alike(self) -> None:
+        private, nowhere = "http://127.0.0.1:9/p", "http://no-such-host.invalid/p"
+        assert (await refused(private, GUARDED)).removeprefix(private) == (
+            await refused(nowhere, GUARDED)
+        ).removeprefix(nowhere)
 
 
 def _self_signed(folder: Path) -> ssl.SSLContext:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.serverless.standin import Platform, platform
 
@@ -44,10 +45,10 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def running_worker(
-    *, script: tuple[str, ...] = ("handler.py",), **environment: str
+    *, script: tuple[str, ...] = ("handler.py",), middlewares: tuple[Any, ...] = (), **environment: str
 ) -> AsyncIterator[WorkerProcess]:
     """A worker and its platform; killed at the end if it is still there."""
-    async with platform() as standin:
+    async with platform(*middlewares) as standin:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-u",
@@ -65,7 +66,7 @@ async def running_worker(
         try:
             yield worker
         finally:
-            # The whole group: the SDK's ping process outlives a worker that is killed.
+            # The whole group: the SDK's own ping process, where it serves, outlives a worker that is killed.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

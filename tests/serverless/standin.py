@@ -16,6 +16,15 @@ from aiohttp import web
 POLL_S = 30.0
 
 
+@dataclass(frozen=True)
+class Body:
+    """What a poll is answered with in place of a job, as it is."""
+
+    data: bytes
+    content_type: str = "application/json"
+    status: int = 200
+
+
 @dataclass
 class Platform:
     """One endpoint with one worker.
@@ -27,18 +36,23 @@ class Platform:
         results: job id → its final body.
         taken: ids of the jobs that were handed out, in order.
         parked: polls for jobs that are open right now.
+        pings: of each ping, the jobs it named.
+        reports: the queries of pings that reported the worker unhealthy.
+        polled_at: when each poll for jobs began, by `time.perf_counter()`.
         unhealthy: whether the worker reported that it cannot work.
         fail_posts: how many of the next results to answer with 500.
     """
 
     port: int = 0
-    queue: "asyncio.Queue[dict[str, Any]]" = field(default_factory=asyncio.Queue)
+    queue: "asyncio.Queue[dict[str, Any] | Body]" = field(default_factory=asyncio.Queue)
     stops: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
     posts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     posted_at: list[float] = field(default_factory=list)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)
     pings: list[str | None] = field(default_factory=list)
+    reports: list[dict[str, str]] = field(default_factory=list)
+    polled_at: list[float] = field(default_factory=list)
     parked: int = 0
     unhealthy: bool = False
     fail_posts: int = 0
@@ -49,6 +63,9 @@ class Platform:
 
     def submit_job(self, job: dict[str, Any]) -> None:
         self.queue.put_nowait(job)
+
+    def submit_body(self, body: Body) -> None:
+        self.queue.put_nowait(body)
 
     def stop(self, job_id: str) -> None:
         self.stops.put_nowait(job_id)
@@ -96,6 +113,7 @@ class Platform:
 
     async def take(self, request: web.Request) -> web.Response:
         most = int(request.query.get("batch_size", 1))
+        self.polled_at.append(time.perf_counter())
         self.parked += 1
         await self._notify()
         try:
@@ -104,9 +122,14 @@ class Platform:
             self.parked -= 1
         if job is None:
             return web.Response(status=204)
+        if isinstance(job, Body):
+            return web.Response(body=job.data, status=job.status, headers={"Content-Type": job.content_type})
         jobs = [job]
         while len(jobs) < most and not self.queue.empty():
-            jobs.append(self.queue.get_nowait())
+            if isinstance(other := self.queue.get_nowait(), Body):
+                self.queue.put_nowait(other)
+                break
+            jobs.append(other)
         self.taken += [job["id"] for job in jobs]
         await self._notify()
         return web.json_response(jobs if "job-take-batch" in request.path else job)
@@ -129,17 +152,23 @@ class Platform:
         return web.Response(text="ok")
 
     async def ping(self, request: web.Request) -> web.Response:
-        self.unhealthy = self.unhealthy or request.query.get("status") == "unhealthy"
+        if request.query.get("status") == "unhealthy":
+            self.unhealthy = True
+            self.reports.append(dict(request.query))
         self.pings.append(request.query.get("job_id"))
         await self._notify()
         return web.Response(text="ok")
 
 
 @asynccontextmanager
-async def platform() -> AsyncIterator[Platform]:
-    """A stand-in listening on loopback."""
+async def platform(*middlewares: Any) -> AsyncIterator[Platform]:
+    """A stand-in listening on loopback.
+
+    Args:
+        middlewares: aiohttp's; what a platform may do wrong (tests/hostile).
+    """
     standin = Platform()
-    app = web.Application(client_max_size=2**26)
+    app = web.Application(client_max_size=2**26, middlewares=middlewares)
     app.router.add_get("/job-take/{worker}", standin.take)
     app.router.add_get("/job-take-batch/{worker}", standin.take)
     app.router.add_get("/job-stop/{worker}", standin.stop_signals)

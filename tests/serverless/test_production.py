@@ -14,8 +14,8 @@ import pytest_asyncio
 import torch
 from PIL import Image
 
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.unet_input import UNetInput
+from sdworker.samplers import SAMPLERS
 from sdworker.settings import Settings
 from sdworker.startup import build_worker
 from sdworker.worker import Worker
@@ -188,6 +188,10 @@ async def test_the_log_holds_neither_prompts_nor_images(worker: WorkerProcess) -
 
 
 async def test_pings_name_the_jobs_in_progress(worker: WorkerProcess) -> None:
-    worker.platform.submit("pinged", prompt="x", **{**SMALL, "num_inference_steps": 200})
-    await worker.platform.until(lambda: any("pinged" in (ids or "") for ids in worker.platform.pings))
-    await worker.platform.result("pinged")
+    """However fast it is drawn: the job goes on until it has been named."""
+    pings = worker.platform.pings
+    worker.platform.submit("pinged", prompt="x", **{**SMALL, "num_inference_steps": 500, "num_outputs": 16})
+    await worker.platform.until(lambda: any("pinged" in (ids or "") for ids in pings))
+    worker.platform.stop("pinged")
+    named = len(pings)
+    await worker.platform.until(lambda: any(ids is None for ids in pings[named:]))

@@ -29,6 +29,15 @@ def service(error: BaseException) -> Service:
     return made
 
 
+async def test_a_panic_of_foreign_code_is_told_and_survived() -> None:
+    class PanicException(BaseException):
+        """As Rust's are: no Exception."""
+
+    answer = await service(PanicException("a thread could not be started")).handle(JOB)
+    assert isinstance(answer, dict)
+    assert "its log has the cause" in answer["error"]
+
+
 async def test_a_lost_device_asks_for_a_fresh_worker() -> None:
     answer = await service(DeviceLost("the GPU failed")).handle(JOB)
     assert answer == {"error": "the GPU failed", "refresh_worker": True}

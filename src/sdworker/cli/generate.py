@@ -4,17 +4,21 @@ import argparse
 import asyncio
 import base64
 import contextlib
-import json
 import re
 import sys
 import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from sdworker.cli.fields import add_set_option, read_fields
+from sdworker.cli.fields import add_field_options, read_fields
 from sdworker.cli.images import suffix_of
+from sdworker.cli.results import check_folder
+from sdworker.cli.submit import read_job
+from sdworker.waiting import wait_a_moment
 
 __all__ = ["add_parser", "run"]
+
+_JOB = Path("test_input.json")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,9 +31,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("prompt", nargs="?", help="what to draw; unset: the job in --job")
     parser.add_argument(
-        "--job", type=Path, default=Path("test_input.json"), help="a job as JSON (default: %(default)s)"
+        "--job",
+        type=Path,
+        metavar="FILE",
+        help=f"a job as JSON, for what is not set here (default: {_JOB}, where no prompt is given)",
     )
-    add_set_option(parser)
+    add_field_options(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)"
     )
@@ -40,8 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw; returns the exit code."""
     try:
         job = _job(arguments)
-        if arguments.out.exists() and not arguments.out.is_dir():
-            raise ValueError(f"--out {arguments.out}: is not a folder")
+        check_folder(arguments.out)
     except ValueError as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 2
@@ -49,38 +55,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _job(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The job to run.
+    """The job to run: what the options say, over that in --job, which is read where they name no prompt too.
 
     Raises:
         ValueError: there is none.
     """
+    fields = read_fields(arguments)
     if arguments.prompt is not None:
-        job: dict[str, Any] = {"input": {"prompt": arguments.prompt}}
-    else:
-        job = _read(arguments.job)
-    job["input"] |= read_fields(arguments.set)
+        fields = {"prompt": arguments.prompt, **fields}
+    job: dict[str, Any] = {"input": {}}
+    if arguments.job is not None or "prompt" not in fields:
+        job = read_job(arguments.job or _JOB)
+    job["input"] |= fields
     return {"id": "local", **job}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The job in a file.
-
-    Raises:
-        ValueError: there is none.
-    """
-    try:
-        job = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(job, dict) or not isinstance(job.get("input"), dict):
-        raise ValueError(f'{file} should hold a job: {{"input": {{"prompt": …}}}}')
-    return job
 
 
 async def _generate(job: dict[str, Any], out: Path) -> int:
     """Run the job and save its images; returns the exit code."""
+    wait_a_moment()
     # Imported here: the heavy part, and `--help` need not wait for it.
     from tqdm import tqdm
 

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import signal
@@ -16,10 +17,12 @@ from urllib.parse import quote
 
 from local_endpoint.config import Config
 from local_endpoint.core import Core
-from local_endpoint.options import add_options, config_from, curl_line, host_url
+from local_endpoint.options import OptionError, add_options, config_from, curl_line, host_url
 from local_endpoint.server import Server, listen, run_loop
 from local_endpoint.store import FolderInUse
 from local_endpoint.worker_api import worker_environment
+from sdworker.cli.own_workers import OwnWorkers
+from sdworker.cli.own_workers import Process as Identity
 
 __all__ = ["add_parser", "run"]
 
@@ -28,6 +31,7 @@ _READY_TIMEOUT_S = 600
 _DRAIN_TIMEOUT_S = 120
 _RESTART_PAUSE_S = 2
 _SCHEMA_TIMEOUT_S = 30
+_LOOK_S = 0.2
 _SCHEMA_PROGRAM = "from sdworker.cli import serve; serve.print_input_schema()"
 
 
@@ -58,6 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C; returns the exit code."""
     try:
         run_loop(_serve(arguments))
+    except OptionError as error:
+        print(f"sdworker: cannot serve: {error}", file=sys.stderr)
+        return 2
     except (FolderInUse, OSError, ValueError, sqlite3.DatabaseError, _WorkerError) as error:
         print(f"sdworker: cannot serve: {error}", file=sys.stderr)
         return 1
@@ -77,12 +84,14 @@ def print_input_schema() -> None:
 async def _serve(arguments: argparse.Namespace) -> None:
     config = config_from(arguments)
     if arguments.workers < 0:
-        raise ValueError("--workers must be 0 or more")
+        raise OptionError(f"--workers must be 0 or more; it is {arguments.workers}")
     if not arguments.handler.is_file():
-        raise ValueError(f"--handler {arguments.handler} is not a file")
+        raise OptionError(f"--handler {arguments.handler} is not a file")
     listener = listen(arguments.host, arguments.port)
     base_url = arguments.public_url or host_url(listener)
     server = Server(config)
+    if server.core.store.salvaged:
+        print(server.core.store.salvaged, file=sys.stderr)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -163,11 +172,22 @@ class _Fleet:
         self._base_url = base_url
         self._gpu = gpu
         self._processes: dict[str, Process] = {}
+        self._record = OwnWorkers(core.config.folder)
+        self._left_over: dict[str, Identity] = {}
+        """Those of an earlier `serve` that are still at work."""
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self, count: int) -> None:
         """Start so many and wait until all of them ask for jobs. Raises `_WorkerError` if they never do."""
-        names = [f"local-{n}" for n in range(1, count + 1)]
+        for name, identity in self._record.earlier().items():
+            if identity.is_alive:
+                self._left_over[name] = identity
+                self._record.note(name, identity)
+            else:
+                await self._core.exited(name)
+        self._keepers = [asyncio.create_task(self._see_off(name)) for name in self._left_over]
+        free = (name for n in itertools.count(1) if (name := f"local-{n}") not in self._left_over)
+        names = list(itertools.islice(free, count))
         for name in names:
             await self._start(name)
         end_s = asyncio.get_running_loop().time() + _READY_TIMEOUT_S
@@ -178,7 +198,7 @@ class _Fleet:
             if asyncio.get_running_loop().time() > end_s:
                 raise _WorkerError(f"the workers were not ready within {_READY_TIMEOUT_S} s")
             await asyncio.sleep(0.1)
-        self._keepers = [asyncio.create_task(self._keep(name)) for name in names]
+        self._keepers += [asyncio.create_task(self._keep(name)) for name in names]
 
     def replace(self, name: str) -> None:
         """Let a worker that asked for it finish and be started anew."""
@@ -195,14 +215,21 @@ class _Fleet:
         ended = asyncio.create_task(self._all_ended())
         await _first(hurry, ended, timeout_s=_DRAIN_TIMEOUT_S)
         for process in self._processes.values():
-            # The group too: the SDK's ping process would outlive a worker that is killed.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill_group(process.pid)
+        for name, identity in self._left_over.items():
+            if identity.is_alive:
+                _kill_group(identity.pid)
+            self._record.note(name, None)
         await ended
+        for name in self._processes:
+            self._record.note(name, None)
 
     async def _all_ended(self) -> None:
         for process in self._processes.values():
             await process.wait()
+        # They are not this process's children: nobody tells it of their end.
+        while any(identity.is_alive for identity in self._left_over.values()):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
 
     async def _start(self, name: str) -> None:
         environment = {
@@ -221,14 +248,25 @@ class _Fleet:
             start_new_session=True,  # the terminal's Ctrl-C is for us alone
             preexec_fn=_end_with_parent,
         )
+        self._record.note(name, Identity.of(self._processes[name].pid))
+
+    async def _see_off(self, name: str) -> None:
+        """Let a worker of an earlier `serve` finish its job; what it does not finish goes back to the queue."""
+        identity = self._left_over[name]
+        while identity.is_alive:
+            self._core.workers.seen(name, None)  # it asks for nothing more, but is not lost
+            await asyncio.sleep(_LOOK_S)
+        _kill_group(identity.pid)
+        await self._core.exited(name)
+        del self._left_over[name]
+        self._record.note(name, None)
 
     async def _keep(self, name: str) -> None:
         """Start a worker anew whenever it ends."""
         while True:
             code = await self._processes[name].wait()
             print(f"worker {name} ended with exit code {code}; starting it again", file=sys.stderr)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._processes[name].pid, signal.SIGKILL)
+            _kill_group(self._processes[name].pid)
             await self._core.exited(name)
             await asyncio.sleep(_RESTART_PAUSE_S)
             await self._start(name)
@@ -237,6 +275,12 @@ class _Fleet:
 def _signal(process: Process, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)
+
+
+def _kill_group(pid: int) -> None:
+    """End what a worker left: the SDK's ping process would outlive one that is killed."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _end_with_parent() -> None:

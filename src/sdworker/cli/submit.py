@@ -1,53 +1,54 @@
-"""`sdworker submit`: have an endpoint draw, and save the images."""
+"""`sdworker submit`: have an endpoint draw, and save the images; one job, or a file of them."""
 
 import argparse
-import base64
 import json
-import logging
-import os
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from sdworker.cli.fields import add_set_option, read_fields
-from sdworker.cli.images import suffix_of
+from sdworker.cli import batch
+from sdworker.cli.client import FINAL, Client, EndpointError, UsageError, add_endpoint_options, client_for
+from sdworker.cli.fields import add_field_options, read_fields
+from sdworker.cli.results import check_folder, save_images
 
 __all__ = ["add_parser", "run"]
 
-_LOCAL = "http://127.0.0.1:8000"
-_DEFAULT_ID = "stable-diffusion-v1"
-_LOCAL_KEYS = Path("~/.local/share/sdworker-endpoint/keys.json").expanduser()
-_FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 _POLL_S = 0.5
-_LARGEST_IMAGE_BYTES = 200 * 1024 * 1024
-
-
-class _SubmitError(Exception):
-    """What went wrong, for the user."""
+_MOST_PARALLEL = 200
+"""What the platform lets one key have under way at once."""
 
 
 def add_parser(subparsers: Any) -> None:
     """Declare the subcommand."""
     parser = subparsers.add_parser(
         "submit",
-        help="send a job to an endpoint and save its images",
+        help="send jobs to an endpoint and save their images",
         description="Sends a job to a local or a RunPod endpoint, shows its progress and saves its images. "
-        "Ctrl-C cancels the job. Example: sdworker submit 'a red apple' --set seed=7 --out apples",
+        "Ctrl-C cancels the job. Example: sdworker submit 'a red apple' --set seed=7 --out apples. "
+        "With --jobs it sends a whole file of them, and the same command goes on where it was interrupted.",
     )
-    parser.add_argument("prompt", help="what to draw")
+    parser.add_argument("prompt", nargs="?", help="what to draw; also --set prompt=…")
+    parser.add_argument("--job", type=Path, metavar="FILE", help="a job as JSON, for what is not set here")
     parser.add_argument(
-        "--endpoint",
-        default=os.environ.get("SDWORKER_ENDPOINT", _LOCAL),
-        help="an endpoint's URL, or its id on RunPod (default: %(default)s)",
+        "--jobs", type=Path, metavar="FILE", help="many jobs, one in a line, each as JSON (an input will do)"
     )
     parser.add_argument(
-        "--key", help="the API key (default: on this machine the one that `serve` made, else RUNPOD_API_KEY)"
+        "--parallel",
+        type=int,
+        default=8,
+        metavar="N",
+        help=f"with --jobs: how many are under way at once, 1 to {_MOST_PARALLEL} (default: %(default)s)",
     )
-    add_set_option(parser)
+    parser.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="with --jobs: where to note what was done (default: jobs-log.jsonl in --out)",
+    )
+    add_endpoint_options(parser)
+    add_field_options(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)"
     )
@@ -57,12 +58,31 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Submit, wait and save; returns the exit code."""
     try:
-        base_url, endpoint_id = _address(arguments.endpoint)
-        request = _request(arguments.prompt, arguments.set)
-        status = _draw(base_url, endpoint_id, _key(arguments.key, base_url), request)
-        for path, seed in _save(status["id"], status.get("output"), arguments.out):
+        if not 1 <= arguments.parallel <= _MOST_PARALLEL:
+            raise UsageError(f"--parallel must be between 1 and {_MOST_PARALLEL}; it is {arguments.parallel}")
+        if arguments.log is not None and arguments.jobs is None:
+            raise UsageError("--log goes with --jobs")
+        fields = read_fields(arguments)
+        if arguments.jobs is not None:
+            if arguments.job is not None or arguments.prompt is not None:
+                raise UsageError("--jobs holds whole jobs: no prompt and no --job beside it")
+            jobs = batch.read_jobs(arguments.jobs, fields)
+            check_folder(arguments.out)
+            client = client_for(
+                arguments, patience_s=batch.PATIENCE_S, connections=max(10, arguments.parallel)
+            )
+            log = arguments.log or arguments.out / "jobs-log.jsonl"
+            return batch.run(client, jobs, arguments.out, log, arguments.parallel)
+        job = _job(arguments, fields)
+        check_folder(arguments.out)
+        client = client_for(arguments)
+        status = _draw(client, job)
+        for path, seed in save_images(status["id"], status.get("output"), arguments.out):
             print(f"{path}  seed {seed}")
-    except (_SubmitError, OSError) as error:
+    except ValueError as error:  # UsageError too
+        print(f"sdworker: {error}", file=sys.stderr)
+        return 2
+    except (EndpointError, OSError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -71,76 +91,43 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _address(endpoint: str) -> tuple[str, str]:
-    """The base URL that the official client wants, and the endpoint's id."""
-    if not endpoint.startswith(("http://", "https://")):
-        return "https://api.runpod.ai/v2", endpoint
-    parts = urlsplit(endpoint)
-    _, _, after = parts.path.partition("/v2/")
-    return f"{parts.scheme}://{parts.netloc}/v2", after.split("/")[0] or _DEFAULT_ID
+def _job(arguments: argparse.Namespace, fields: dict[str, Any]) -> dict[str, Any]:
+    """The job to send. Raises `UsageError`."""
+    job: dict[str, Any] = {"input": {}} if arguments.job is None else read_job(arguments.job)
+    if arguments.prompt is not None:
+        job["input"]["prompt"] = arguments.prompt
+    job["input"] |= fields
+    if not job["input"]:
+        raise UsageError("nothing to draw: give a prompt, --set prompt=…, --job or --jobs")
+    return job
 
 
-def _key(given: str | None, base_url: str) -> str:
-    key = given or _local_key(base_url) or os.environ.get("RUNPOD_API_KEY")
-    if not key:
-        raise _SubmitError("no API key: give --key or set RUNPOD_API_KEY")
-    return key
-
-
-def _local_key(base_url: str) -> str | None:
-    """The key that `serve` made, for an endpoint on this machine: RUNPOD_API_KEY is the platform's there too."""
-    if urlsplit(base_url).hostname not in ("127.0.0.1", "localhost", "::1"):
-        return None
+def read_job(file: Path) -> dict[str, Any]:
+    """The job in a file. Raises `UsageError` when there is none."""
     try:
-        return str(json.loads(_LOCAL_KEYS.read_text())["key"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _request(prompt: str, assignments: list[str]) -> dict[str, Any]:
-    try:
-        return {"prompt": prompt, **read_fields(assignments)}
-    except ValueError as error:
-        raise _SubmitError(str(error)) from error
-
-
-def _draw(base_url: str, endpoint_id: str, key: str, request: dict[str, Any]) -> dict[str, Any]:
-    """Run the job through the official client; returns its last status. Cancels it on Ctrl-C."""
-    # Imported here: it takes seconds, and `--help` need not wait for it.
-    import requests
-    import runpod
-
-    _check_reachable(base_url)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are told once they have failed
-    runpod.endpoint_url_base = base_url
-    endpoint = runpod.Endpoint(endpoint_id, api_key=key)
-    try:
-        job = endpoint.run({"input": request})
-        try:
-            status = _follow(lambda: endpoint.rp_client.get(f"{endpoint_id}/status/{job.job_id}"))
-        except KeyboardInterrupt:
-            job.cancel(timeout=10)
-            raise
-    except requests.HTTPError as error:
-        raise _SubmitError(_reason(error.response)) from error
-    except requests.RequestException as error:
-        raise _SubmitError(f"{base_url} cannot be reached: {type(error).__name__}") from error
-    except RuntimeError as error:  # what the client makes of a 401
-        raise _SubmitError(str(error)) from error
-    if status["status"] != "COMPLETED":
-        raise _SubmitError(f"the job is {status['status']}: {status.get('error', 'no reason given')}")
-    return status
-
-
-def _check_reachable(base_url: str) -> None:
-    """Say at once that nothing listens: the client would try for half a minute. Not through a proxy."""
-    parts = urlsplit(base_url)
-    if parts.scheme != "http":
-        return
-    try:
-        socket.create_connection((parts.hostname or "", parts.port or 80), timeout=10).close()
+        job = json.loads(file.read_text("utf-8"))
     except OSError as error:
-        raise _SubmitError(f"{base_url} cannot be reached: {error.strerror or error}") from error
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file} is not JSON: {error}") from error
+    if not isinstance(job, dict) or not isinstance(job.get("input"), dict):
+        raise UsageError(f'{file} should hold a job: {{"input": {{"prompt": …}}}}')
+    return job
+
+
+def _draw(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+    """Have the job done; returns its last status. Cancels it on Ctrl-C."""
+    client.check_reachable()
+    job_id = client.run(job)
+    try:
+        print(f"job {job_id}", file=sys.stderr, flush=True)
+        status = _follow(lambda: client.status(job_id))
+    except KeyboardInterrupt:
+        client.cancel(job_id)
+        raise
+    if status["status"] != "COMPLETED":
+        raise EndpointError(f"the job is {status['status']}: {status.get('error', 'no reason given')}")
+    return status
 
 
 def _follow(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -148,7 +135,7 @@ def _follow(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     from tqdm import tqdm
 
     with tqdm(desc="in the queue", unit="step", disable=None) as bar:
-        while (status := ask())["status"] not in _FINAL:
+        while (status := ask())["status"] not in FINAL:
             queued_s = status.get("delayTime", 0) / 1000
             progress = status.get("output")
             if status["status"] == "IN_QUEUE":
@@ -161,47 +148,3 @@ def _follow(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if bar.total:
             bar.update(bar.total - bar.n)
     return status
-
-
-def _reason(response: Any) -> str:
-    """What an error answer says, in one line."""
-    try:
-        return f"{response.json()['error']} (HTTP {response.status_code})"
-    except (ValueError, KeyError, TypeError):
-        return f"the endpoint answered HTTP {response.status_code}"
-
-
-def _save(job_id: str, output: Any, out: Path) -> Iterator[tuple[Path, Any]]:
-    """Write every image of the output into the folder; yields its path and its seed."""
-    if not isinstance(output, list):
-        raise _SubmitError(f"the output is no list of images: {str(output)[:200]}")
-    out.mkdir(parents=True, exist_ok=True)
-    for number, item in enumerate(output):
-        if not isinstance(item, dict) or not isinstance(item.get("image"), str):
-            raise _SubmitError(f"the output's item {number} is no image: {str(item)[:200]}")
-        data = _fetch(item["image"])
-        path = out / f"{job_id}_{number}{suffix_of(data)}"
-        path.write_bytes(data)
-        yield path, item.get("seed")
-
-
-def _fetch(image: str) -> bytes:
-    """An image's bytes, wherever it is."""
-    if not image.startswith(("http://", "https://")):
-        try:
-            return base64.b64decode(
-                image.partition(",")[2] if image.startswith("data:") else image, validate=True
-            )
-        except ValueError as error:
-            raise _SubmitError(f"an image is neither base64 nor a URL: {image[:60]!r}") from error
-    import requests
-
-    try:
-        with requests.get(image, stream=True, timeout=60) as answer:
-            answer.raise_for_status()
-            data = answer.raw.read(_LARGEST_IMAGE_BYTES + 1, decode_content=True)
-    except requests.RequestException as error:
-        raise _SubmitError(f"an image cannot be fetched ({type(error).__name__}): {image[:200]}") from error
-    if len(data) > _LARGEST_IMAGE_BYTES:
-        raise _SubmitError(f"an image is larger than {_LARGEST_IMAGE_BYTES} bytes: {image[:200]}")
-    return data

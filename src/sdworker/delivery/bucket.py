@@ -1,34 +1,28 @@
-"""One S3-speaking bucket: where it is, putting an object into it, a link to the object.
+"""One S3-speaking bucket: where it is, and the right to write into it.
 
-Works with AWS, Cloudflare R2, Backblaze, DigitalOcean, MinIO, GCS and others: checksums are sent
-only where the protocol requires them, because most of those refuse AWS's newer ones. boto3 is
-imported at the first use, as most workers never need it and it costs time at start.
+Works with AWS, Cloudflare R2, Backblaze, DigitalOcean, MinIO, GCS and others. It is either the deployment's own,
+from the operator, and may be anywhere; or a job's, from anybody, and then has to be at a public address.
 """
 
-import logging
 import re
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache, lru_cache
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Self
 from urllib.parse import quote, urlsplit
 
-from sdworker.delivery.endpoint import locate
-from sdworker.delivery.errors import DeliveryError, NotS3Error, cause_of, status_of
+from pydantic import SecretStr
+
+from sdworker.delivery.endpoint import BucketNameError, Place, is_region, locate
+from sdworker.delivery.errors import DeliveryError
+from sdworker.delivery.signing import Keys, presigned
 from sdworker.settings import BucketAddressing, Settings, SettingsError
 
-__all__ = ["MAX_PARALLEL_UPLOADS", "Bucket"]
+__all__ = ["Bucket"]
 
-MAX_PARALLEL_UPLOADS = 8
-_ATTEMPTS = 3
-_CONNECT_TIMEOUT_S = 5
-_READ_TIMEOUT_S = 20
-_CACHED_CLIENTS = 8
-
-_JOB_KEYS = ("endpointUrl", "accessId", "accessSecret", "bucketName")
-_client_lock = threading.Lock()
-_log = logging.getLogger(__name__)
+_DEFAULT_REGION = "us-east-1"
+_JOB_KEYS = ("endpointUrl", "accessId", "accessSecret", "bucketName", "sessionToken")
+_SECRETS = ("accessId", "accessSecret", "sessionToken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +30,19 @@ class Bucket:
     """A bucket and the right to write into it.
 
     Attributes:
-        endpoint: base URL of the S3 API, without the bucket's name.
+        region: the one to sign for.
+        of_job: it came with a job.
+        public_only: only public addresses may be dialled for it.
         prefix: put before every object's key.
-        virtual_host: the bucket's name goes in the host, not the path.
         public_url: base of links; without one links are presigned and expire.
     """
 
-    endpoint: str
-    name: str
-    access_key_id: str = field(repr=False)
-    secret_access_key: str = field(repr=False)
+    place: Place
+    keys: Keys
     region: str
-    virtual_host: bool
     link_expiry_s: int
+    of_job: bool = False
+    public_only: bool = False
     prefix: str = ""
     public_url: str | None = None
 
@@ -62,35 +56,39 @@ class Bucket:
         key_id, secret = settings.bucket_access_key_id, settings.bucket_secret_access_key
         if settings.bucket_endpoint_url is None or key_id is None or secret is None:
             return None  # all or nothing: settings.py has refused half a configuration
+        addressing = settings.bucket_addressing
         try:
             place = locate(str(settings.bucket_endpoint_url), settings.bucket_name)
-            if place.bucket is None:
+            if place is None:
                 raise ValueError("it names no bucket: set BUCKET_NAME too")
+            if addressing is not BucketAddressing.AUTO:
+                place = place.addressed(virtual=addressing is BucketAddressing.VIRTUAL)
+        except BucketNameError as error:
+            raise SettingsError(f"BUCKET_NAME: {error}") from None
         except ValueError as error:
             raise SettingsError(f"BUCKET_ENDPOINT_URL: {error}") from None
-        for variable, key in (("BUCKET_ACCESS_KEY_ID", key_id), ("BUCKET_SECRET_ACCESS_KEY", secret)):
-            if not _is_key(key.get_secret_value().strip()):
-                raise SettingsError(f"{variable}: not a key: it has spaces or unusual characters in it")
-        addressing = settings.bucket_addressing
+        if settings.bucket_region is not None and not is_region(settings.bucket_region):
+            raise SettingsError("BUCKET_REGION: not a region's name, such as eu-central-1")
+        token = settings.bucket_session_token
         return cls(
-            endpoint=place.endpoint,
-            name=place.bucket,
-            access_key_id=key_id.get_secret_value().strip(),
-            secret_access_key=secret.get_secret_value().strip(),
-            region=settings.bucket_region or place.region or "us-east-1",
-            virtual_host=place.virtual_host
-            if addressing is BucketAddressing.AUTO
-            else addressing is BucketAddressing.VIRTUAL,
+            place=place,
+            keys=Keys(
+                access_id=_key("BUCKET_ACCESS_KEY_ID", key_id),
+                secret=_key("BUCKET_SECRET_ACCESS_KEY", secret),
+                session_token=None if token is None else _key("BUCKET_SESSION_TOKEN", token),
+            ),
+            region=settings.bucket_region or place.region or _DEFAULT_REGION,
             link_expiry_s=settings.bucket_link_expiry_s,
             prefix=settings.bucket_prefix.lstrip("/"),
             public_url=None if settings.bucket_public_url is None else str(settings.bucket_public_url),
         )
 
     @classmethod
-    def from_job(cls, s3_config: object, *, link_expiry_s: int) -> Self | None:
-        """The bucket of a job's `s3Config` {accessId, accessSecret, bucketName, endpointUrl}, None if empty.
+    def from_job(cls, s3_config: object, *, link_expiry_s: int, public_only: bool) -> Self | None:
+        """The bucket of a job's `s3Config`, None if that is empty.
 
-        It belongs to the job's sender, so prefix, region and public URL of the deployment's own do
+        Its keys are `accessId`, `accessSecret`, `bucketName`, `endpointUrl` and, for temporary keys,
+        `sessionToken`. It belongs to the job's sender, so prefix, region and public URL of the deployment's own do
         not apply to it.
 
         Raises:
@@ -108,113 +106,60 @@ class Bucket:
         values = {key: (value or "").strip() for key, value in given.items()}
         if missing := [key for key in _JOB_KEYS[:3] if not values[key]]:
             raise DeliveryError(f"s3Config: {', '.join(missing)} missing")
-        if wrong := [key for key in ("accessId", "accessSecret") if not _is_key(values[key])]:
+        if wrong := [key for key in _SECRETS if values[key] and not _is_key(values[key])]:
             raise DeliveryError(f"s3Config: {', '.join(wrong)} with spaces or unusual characters")
         try:
             place = locate(values["endpointUrl"], values["bucketName"] or None)
+        except BucketNameError as error:
+            raise DeliveryError(f"s3Config: bucketName: {error}") from None
         except ValueError as error:
             raise DeliveryError(f"s3Config: endpointUrl: {error}") from None
-        if place.bucket is None:
+        if place is None:
             raise DeliveryError("s3Config: bucketName missing")
         return cls(
-            endpoint=place.endpoint,
-            name=place.bucket,
-            access_key_id=values["accessId"],
-            secret_access_key=values["accessSecret"],
-            region=place.region or "us-east-1",
-            virtual_host=place.virtual_host,
+            place=place,
+            keys=Keys(values["accessId"], values["accessSecret"], values["sessionToken"] or None),
+            region=place.region or _DEFAULT_REGION,
             link_expiry_s=link_expiry_s,
+            of_job=True,
+            public_only=public_only,
         )
 
     @property
+    def name(self) -> str:
+        """Without the endpoint; for a virtual host it is in the host's name."""
+        return self.place.bucket
+
+    @property
     def host_and_port(self) -> tuple[str, int]:
-        """Where its API listens."""
-        parts = urlsplit(self.endpoint)
+        """Where requests for its objects go: the bucket's name may be part of the host's."""
+        parts = urlsplit(self.place.url)
         return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
-    def put(self, key: str, data: bytes, content_type: str) -> str:
-        """Store `data` under prefix + `key`; returns a link to it. Blocks; safe from any thread.
+    def link(self, key: str) -> str:
+        """A link to the object of that key, prefix included: public, or presigned as of now."""
+        if self.public_url is not None:
+            return f"{self.public_url.rstrip('/')}/{quote(key)}"
+        return presigned(
+            self.place.object_url(key),
+            keys=self.keys,
+            region=self.region,
+            expiry_s=self.link_expiry_s,
+            now=datetime.now(UTC),
+        )
 
-        Short faults (connection, 5xx, throttling) are tried again within a second or two.
+    def in_region(self, region: str) -> Self:
+        """The same bucket, signed for another region, and at AWS asked there."""
+        return replace(self, region=region, place=self.place.in_region(region))
 
-        Raises:
-            DeliveryError: it did not work.
-        """
-        key = self.prefix + key
-        try:
-            client = _client_of(self)
-            answer = client.put_object(Bucket=self.name, Key=key, Body=data, ContentType=content_type)
-            if "ETag" not in answer:
-                raise NotS3Error
-            if self.public_url is not None:
-                return f"{self.public_url.rstrip('/')}/{quote(key)}"
-            return str(
-                client.generate_presigned_url(
-                    "get_object", Params={"Bucket": self.name, "Key": key}, ExpiresIn=self.link_expiry_s
-                )
-            )
-        except Exception as error:
-            raise self._explain(error) from error
 
-    def check(self) -> None:
-        """Ask whether the bucket is there. Blocks.
-
-        A key that may only write is refused this question, so a refusal says nothing and passes.
-
-        Raises:
-            DeliveryError: the bucket does not exist or its host does not answer.
-        """
-        try:
-            _client_of(self).head_bucket(Bucket=self.name)
-        except Exception as error:
-            status = status_of(error)
-            if status is None or status == 404 or status >= 500:
-                raise self._explain(error) from error
-            _log.info("The bucket %s does not let this key look at it (%d); going on.", self.name, status)
-
-    def _explain(self, error: Exception) -> DeliveryError:
-        cause, temporary = cause_of(error)
-        host = urlsplit(self.endpoint).hostname
-        return DeliveryError(f"the bucket {self.name!r} at {host}: {cause}", temporary=temporary)
+def _key(variable: str, key: SecretStr) -> str:
+    text = key.get_secret_value().strip()
+    if not _is_key(text):
+        raise SettingsError(f"{variable}: not a key: it has spaces or unusual characters in it")
+    return text
 
 
 def _is_key(key: str) -> bool:
     """Whether it can go into a header; other text would make errors that repeat it."""
-    return re.fullmatch(r"[!-~]+", key) is not None
-
-
-def _client_of(bucket: Bucket) -> Any:
-    # Making a client is not safe from several threads at once; using one is.
-    with _client_lock:
-        return _make_client(bucket)
-
-
-@cache
-def _session() -> Any:
-    """One for all clients: it keeps the description of S3, which takes longest to load."""
-    import boto3.session
-
-    return boto3.session.Session()
-
-
-@lru_cache(maxsize=_CACHED_CLIENTS)
-def _make_client(bucket: Bucket) -> Any:
-    from botocore.config import Config
-
-    return _session().client(
-        "s3",
-        endpoint_url=bucket.endpoint,
-        aws_access_key_id=bucket.access_key_id,
-        aws_secret_access_key=bucket.secret_access_key,
-        config=Config(
-            region_name=bucket.region,
-            signature_version="s3v4",
-            s3={"addressing_style": "virtual" if bucket.virtual_host else "path"},
-            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=_READ_TIMEOUT_S,
-            max_pool_connections=MAX_PARALLEL_UPLOADS,
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        ),
-    )
+    return re.fullmatch(r"[!-~]{1,8192}", key) is not None

@@ -1,16 +1,21 @@
-"""Handing over a job's images, with all the waiting and trying again."""
+"""Handing over a job's images, with all the waiting and trying again.
+
+Everything here belongs to one job: its connections, its tries, its deadline. Nothing is pooled that a bad bucket
+could hold while another job needs it, and no thread waits for a bucket.
+"""
 
 import asyncio
 import base64
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
-from sdworker.delivery.bucket import MAX_PARALLEL_UPLOADS, Bucket
-from sdworker.delivery.errors import DeliveryError
-from sdworker.network import all_public
+from sdworker.delivery.bucket import Bucket
+from sdworker.delivery.errors import NOT_PUBLIC, DeliveryError
+from sdworker.delivery.s3 import S3
+from sdworker.network import NetworkError, dialled
 from sdworker.pictures import ImageFormat
 from sdworker.settings import BucketFallback, Settings
 
@@ -21,9 +26,11 @@ except ImportError:  # no wheel for this machine
 
 __all__ = ["Delivery", "result_bytes"]
 
-# boto3's own retries are over within a second; a bucket that restarts is back after some.
-_PAUSES_S = (1.0, 4.0)
-_DEADLINE_S = 60.0
+_T = TypeVar("_T")
+
+# Between tries; the last repeats. A bucket that restarts is back after some seconds.
+_PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0)
+_UPLOADS_OF_A_JOB = 8  # at once
 _EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 _log = logging.getLogger(__name__)
@@ -36,9 +43,9 @@ class Delivery:
         """Raises SettingsError where the bucket's configuration makes no sense."""
         self._bucket = Bucket.from_settings(settings)
         self._link_expiry_s = settings.bucket_link_expiry_s
+        self._timeout_s = settings.bucket_timeout_s
         self._falls_back = settings.bucket_fallback is BucketFallback.BASE64
         self._allow_private = settings.runpod_allow_private_download_urls
-        self._pool = ThreadPoolExecutor(MAX_PARALLEL_UPLOADS, thread_name_prefix="upload")
 
     async def bucket_for(self, s3_config: object = None) -> Bucket | None:
         """Where a job's images go: its own bucket, else the deployment's, else None: into the result.
@@ -49,11 +56,17 @@ class Delivery:
         Raises:
             DeliveryError: it is incomplete, malformed, or leads into a private network.
         """
-        bucket = Bucket.from_job(s3_config, link_expiry_s=self._link_expiry_s)
+        bucket = Bucket.from_job(
+            s3_config, link_expiry_s=self._link_expiry_s, public_only=not self._allow_private
+        )
         if bucket is None:
             return self._bucket
-        if not self._allow_private:
-            await _refuse_private(bucket)
+        if bucket.public_only:
+            # Before anything is drawn; the guard proper is where the connection is made.
+            try:
+                await dialled(*bucket.host_and_port, public_only=True)
+            except NetworkError as error:
+                raise DeliveryError(f"s3Config: endpointUrl leads to {NOT_PUBLIC}") from error
         return bucket
 
     async def deliver(
@@ -86,58 +99,68 @@ class Delivery:
             DeliveryError: it does not exist or does not answer.
         """
         if self._bucket is not None:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._bucket.check)
-
-    def close(self) -> None:
-        """Let go of the threads once what they are doing is done."""
-        self._pool.shutdown(wait=False)
+            s3 = S3(self._bucket)
+            await self._in_time(self._bucket, _tried(s3.check))
+            self._learn(s3)
 
     async def _upload_all(self, bucket: Bucket, objects: Mapping[str, bytes], content_type: str) -> list[str]:
-        uploads = [self._upload(bucket, name, data, content_type) for name, data in objects.items()]
-        try:
-            async with asyncio.timeout(_DEADLINE_S):
-                results = await asyncio.gather(*uploads, return_exceptions=True)
-        except TimeoutError as error:
-            message = f"the bucket {bucket.name!r}: the upload took longer than {_DEADLINE_S:g} s"
-            raise DeliveryError(message, temporary=True) from error
-        links: list[str] = []
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            links.append(result)
+        """All of them or none: the first that fails for good stops the others."""
+        s3 = S3(bucket)
+        turns = asyncio.Semaphore(_UPLOADS_OF_A_JOB)
+
+        async def upload(name: str, data: bytes) -> str:
+            async with turns:
+                return await _tried(lambda: s3.put(name, data, content_type))
+
+        async def upload_all() -> list[str]:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    uploads = [group.create_task(upload(*item)) for item in objects.items()]
+            except BaseExceptionGroup as errors:
+                first = errors.exceptions[0]
+                raise first from first.__cause__
+            return [each.result() for each in uploads]
+
+        links = await self._in_time(bucket, upload_all())
+        self._learn(s3)
         return links
 
-    async def _upload(self, bucket: Bucket, name: str, data: bytes, content_type: str) -> str:
-        loop = asyncio.get_running_loop()
-        for pause_s in _PAUSES_S:
-            try:
-                return await loop.run_in_executor(self._pool, bucket.put, name, data, content_type)
-            except DeliveryError as error:
-                if not error.temporary:
-                    raise
-                _log.info("%s; trying again in %g s.", error, pause_s)
+    async def _in_time(self, bucket: Bucket, work: Awaitable[_T]) -> _T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await work
+        except TimeoutError as error:
+            raise DeliveryError(
+                f"the bucket {bucket.name!r}: the upload took longer than {self._timeout_s:g} s (BUCKET_TIMEOUT_S)"
+            ) from error
+
+    def _learn(self, s3: S3) -> None:
+        """Go straight to the region where the deployment's bucket turned out to be."""
+        if self._bucket is not None and not s3.bucket.of_job and s3.bucket.region != self._bucket.region:
+            _log.warning(
+                "BUCKET_REGION should be %s, which saves a request for each image.", s3.bucket.region
+            )
+            self._bucket = s3.bucket
+
+
+async def _tried(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """`ask` again, with growing pauses, as often as its error says that it may help."""
+    tried = 0
+    while True:
+        try:
+            return await ask()
+        except DeliveryError as error:
+            tried += 1
+            if tried >= error.tries:
+                raise
+            pause_s = _PAUSES_S[min(tried, len(_PAUSES_S)) - 1]
+            _log.info("%s; trying again in %g s.", error, pause_s)
             await asyncio.sleep(pause_s)
-        return await loop.run_in_executor(self._pool, bucket.put, name, data, content_type)
 
 
 def result_bytes(items: Sequence[Mapping[str, object]]) -> int:
     """The size of a job's result as the SDK posts it, `{"output": items}` in JSON, in bytes."""
     return len(json.dumps({"output": list(items)}, ensure_ascii=False).encode("utf-8", "replace"))
-
-
-async def _refuse_private(bucket: Bucket) -> None:
-    """A job must not use the worker's uploads to knock at doors inside its network.
-
-    The name is looked up here and again by boto3, which lets an address that changes in between
-    through; what it gets there is one signed PUT whose answer nobody sees.
-    """
-    host, port = bucket.host_and_port
-    try:
-        public = await all_public(host, port)
-    except OSError as error:
-        raise DeliveryError(f"s3Config: the host of endpointUrl, {host}, cannot be resolved") from error
-    if not public:
-        raise DeliveryError("s3Config: endpointUrl leads to an address that is not public")
 
 
 def _object_stem(job_id: str) -> str:

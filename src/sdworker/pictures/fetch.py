@@ -1,14 +1,13 @@
 """Pictures by URL, fetched so that a job cannot use the worker to look around its network.
 
-The guard sits where a socket is about to be opened, so every way to an address passes it: names,
-literal addresses in any notation, redirects, and names that resolve differently the second time
-(DNS rebinding). Ports are not restricted: behind a public address there is nothing that the job's
-sender could not reach alone.
+The guard (`sdworker.network`, the one that buckets have too) sits where a socket is about to be opened, so
+every way to an address passes it: names, literal addresses in any notation, redirects, and names that
+resolve differently the second time (DNS rebinding). Ports are not restricted: behind a public address there
+is nothing that the job's sender could not reach alone.
 """
 
 import asyncio
 import re
-import socket
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -16,7 +15,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from sdworker.network import is_public
+from sdworker.network import JudgedConnector, tls_context
+from sdworker.network.dial import NotPublicError
 from sdworker.pictures.limits import PictureError, PictureLimits
 
 __all__ = ["download", "is_url"]
@@ -25,12 +25,10 @@ _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 64 * 1024
 # Some hosts refuse clients that do not say who they are.
 _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; sdworker)", "Accept": "image/*,*/*;q=0.5"}
+# One wording for both: two would tell which names exist inside the network around the worker.
+_NOT_PUBLIC = "leads to a host that cannot be resolved or is not public"
 _HTTP = re.compile(r"\s*https?://", re.IGNORECASE)
 _RFC3986 = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
-
-
-class _PrivateAddressError(OSError):
-    """An OSError, so that the connector treats the address as one that cannot be reached."""
 
 
 def is_url(source: str) -> bool:
@@ -61,9 +59,8 @@ async def download(url: str, limits: PictureLimits, *, resolver: AbstractResolve
 
 
 async def _get(url: URL, limits: PictureLimits, resolver: AbstractResolver | None) -> bytes:
-    connector = aiohttp.TCPConnector(
-        resolver=resolver, socket_factory=None if limits.allow_private else _open_public_socket
-    )
+    await asyncio.to_thread(tls_context)  # the first time it reads files; from then on it is there
+    connector = JudgedConnector(public_only=not limits.allow_private, resolver=resolver)
     # A session of its own: no cookie and no connection outlives the job. Proxies of the environment
     # are not used (trust_env is false), because the guard would see only the proxy's address.
     async with (
@@ -89,14 +86,6 @@ async def _read(response: aiohttp.ClientResponse, limits: PictureLimits) -> byte
         if len(body) > limits.max_bytes:
             raise limits.refuse_bytes()
     return bytes(body)
-
-
-def _open_public_socket(address: tuple) -> socket.socket:
-    """aiohttp's `socket_factory`: called for each address right before it is dialled."""
-    family, kind, protocol, _, sockaddr = address
-    if not is_public(sockaddr[0]):
-        raise _PrivateAddressError("not a public address")
-    return socket.socket(family, kind, protocol)
 
 
 def _parse(url: str) -> URL:
@@ -130,12 +119,12 @@ def _status(status: int) -> str:
 def _cause(error: Exception) -> str:
     """Why the connection failed, in words that tell nothing about the network around the worker."""
     match error:
-        case aiohttp.ClientConnectorDNSError():
-            return "has a host name that cannot be resolved"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
             return "has a TLS certificate or protocol that is not accepted"
-        case aiohttp.ClientConnectorError() if isinstance(error.os_error, _PrivateAddressError):
-            return "leads to an address that is not public, which is not allowed"
+        case aiohttp.ClientConnectorDNSError():
+            return _NOT_PUBLIC
+        case aiohttp.ClientConnectorError() if isinstance(error.os_error, NotPublicError):
+            return _NOT_PUBLIC
         case aiohttp.NonHttpUrlClientError():
             return "leads to something other than http(s)"
         case aiohttp.InvalidURL() | ValueError():

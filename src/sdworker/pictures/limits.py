@@ -1,18 +1,12 @@
-"""What a picture may cost, and the error of one that cannot be had."""
+"""What a picture may cost."""
 
 from dataclasses import dataclass
 from typing import Self
 
+from sdworker.decoder.errors import PictureError
 from sdworker.settings import Settings
 
 __all__ = ["PictureError", "PictureLimits"]
-
-
-class PictureError(Exception):
-    """A picture that cannot be had; the message is for the job's sender.
-
-    It holds no picture content, no path of this machine, and of a URL neither credentials nor query.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +39,4 @@ class PictureLimits:
         found = f"is {round(size / 1e6, 2):g} MB" if size is not None else "is too large"
         return PictureError(
             f"the picture {found}; at most {self.max_bytes / 1e6:g} MB are taken (MAX_IMAGE_MB)"
-        )
-
-    def refuse_pixels(self, width: int, height: int) -> PictureError:
-        """The error for a picture of so many pixels."""
-        return PictureError(
-            f"the picture has {width}x{height} pixels ({width * height / 1e6:.1f} megapixels); "
-            f"at most {self.max_pixels / 1e6:g} megapixels are taken (MAX_IMAGE_MEGAPIXELS)"
         )

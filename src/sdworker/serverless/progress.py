@@ -2,38 +2,55 @@
 
 The SDK's own `progress_update` starts a thread and a session for every call, so updates arrive out of order,
 some of them after the result, which puts a finished job back to IN_PROGRESS (runpod-python#250). Here one task
-a job posts the latest state, waits, and posts again; it has ended before the result is returned.
+a job posts the latest state, waits for the answer, and posts again; it has ended before the result is offered.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
-import os
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 from runpod.http_client import AsyncClientSession
-from runpod.serverless.modules import rp_http
+
+from sdworker.serverless import wire
 
 __all__ = ["Progress"]
 
 log = logging.getLogger(__name__)
 
-_POST_TIMEOUT_S = 5.0
-_LAST_POST_TIMEOUT_S = 2.0
+# How long a post may take; so long the result waits for one that is on its way, because to hang up would not keep
+# a slow platform from recording it.
+_POST_TIMEOUT_S = 15.0
 
 
 class Progress:
     """Posts the progress of one job while it is open; `async with` it around the work.
 
     Posts `{"status": "IN_PROGRESS", "output": {"step", "steps", "progress"}}` where the result will go, as the
-    SDK does. A post that fails is forgotten: progress is a courtesy, and the next one tells more.
+    SDK does. A post that fails is forgotten: progress is a courtesy, and the next one tells more. One that is not
+    answered in time was the job's last.
     """
 
-    def __init__(self, job_id: str, *, interval_ms: int) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        interval_ms: int,
+        addresses: wire.Addresses | None,
+        session: aiohttp.ClientSession | None = None,
+    ) -> None:
+        """
+        Args:
+            addresses: where the platform is; None: there is none, and nothing is posted.
+            session: what to post with. None: one of its own.
+        """
         self._job_id = job_id
         self._interval_s = interval_ms / 1000
+        self._addresses = addresses
+        self._session = session
         self._state: tuple[int, int] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
@@ -43,29 +60,37 @@ class Progress:
         self._state = (step, steps)
 
     async def __aenter__(self) -> Self:
-        if self._interval_s > 0 and _can_post():
-            self._task = asyncio.create_task(self._post_until_closed(), name=f"progress of {self._job_id}")
+        if self._interval_s > 0 and self._addresses is not None:
+            self._task = asyncio.create_task(
+                self._post_until_closed(self._addresses), name=f"progress of {self._job_id}"
+            )
         return self
 
     async def __aexit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         if self._task is None:
             return
         self._closing.set()
-        # A post on its way may still arrive: wait for it, or it could overtake the result.
-        _, unfinished = await asyncio.wait([self._task], timeout=_LAST_POST_TIMEOUT_S)
-        for task in unfinished:
-            task.cancel()
-            await asyncio.wait([task])
+        if isinstance(error, asyncio.CancelledError):  # there will be no result to be overtaken
+            self._task.cancel()
+        try:
+            await asyncio.wait([self._task])
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
 
-    async def _post_until_closed(self) -> None:
+    async def _post_until_closed(self, addresses: wire.Addresses) -> None:
         posted: tuple[int, int] | None = None
-        async with AsyncClientSession() as session:
+        async with self._session_to_post_with() as session:
             while not await self._closed_within(self._interval_s):
                 if self._state is not None and self._state != posted:
                     posted = self._state
-                    await self._post(session, *posted)
+                    if not await self._post(session, addresses.done(self._job_id), *posted):
+                        return
+
+    def _session_to_post_with(self) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientSession]:
+        return AsyncClientSession() if self._session is None else contextlib.nullcontext(self._session)
 
     async def _closed_within(self, seconds: float) -> bool:
         try:
@@ -74,24 +99,21 @@ class Progress:
             return False
         return True
 
-    async def _post(self, session: aiohttp.ClientSession, step: int, steps: int) -> None:
+    async def _post(self, session: aiohttp.ClientSession, url: str, step: int, steps: int) -> bool:
+        """False: the platform is too slow for progress."""
         body: dict[str, Any] = {
             "status": "IN_PROGRESS",
             "output": {"step": step, "steps": steps, "progress": round(step / steps, 4)},
         }
-        url = rp_http.JOB_DONE_URL.replace("$ID", self._job_id) + "&isStream=false"
         try:
-            async with session.post(
-                url,
-                data=json.dumps(body),
-                headers={"charset": "utf-8", "Content-Type": "application/x-www-form-urlencoded"},
-                timeout=aiohttp.ClientTimeout(_POST_TIMEOUT_S),
-            ) as response:
-                await response.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
+            await wire.post(
+                session, url, json.dumps(body).encode(), job_id=self._job_id, timeout_s=_POST_TIMEOUT_S
+            )
+        except TimeoutError:
+            log.warning(
+                "job %s: progress is given up; a post took more than %g s", self._job_id, _POST_TIMEOUT_S
+            )
+            return False
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             log.debug("job %s: a progress post failed: %s", self._job_id, error)
-
-
-def _can_post() -> bool:
-    """Only a worker of the platform has somewhere to post to."""
-    return "RUNPOD_WEBHOOK_POST_OUTPUT" in os.environ
+        return True

@@ -1,5 +1,6 @@
-"""The worker as the runpod SDK wants it: an async handler, a constant concurrency, fitness checks."""
+"""The worker as the platform wants it: a job's answer, how many jobs at once, fitness checks."""
 
+import asyncio
 import atexit
 import logging
 import multiprocessing
@@ -10,8 +11,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aiohttp
+from runpod import RunPodLogger
 from runpod.serverless import register_fitness_check
-from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from sdworker.delivery import DeliveryError, result_bytes
 from sdworker.engine.engine import Engine
@@ -19,7 +21,7 @@ from sdworker.engine.errors import EngineError, EngineLost
 from sdworker.engine.model_files import ModelError
 from sdworker.pictures import PictureError
 from sdworker.request import InputError
-from sdworker.serverless import scaler
+from sdworker.serverless import sdk, wire
 from sdworker.serverless.progress import Progress
 from sdworker.settings import Settings, SettingsError, load_settings
 from sdworker.startup import build_worker
@@ -42,14 +44,17 @@ def configure() -> dict[str, Any]:
     """
     _quieten_sdk()
     try:
-        scaler.install()
-        service = Service(load_settings())
+        settings = load_settings()
         if _in_production():
+            addresses = _addresses()
+            service = Service(settings, addresses)
+            sdk.install(service, settings, addresses)
             for check in service.fitness_checks:
                 register_fitness_check(check)
         else:
+            service = Service(settings)
             service.load_model()
-    except (SettingsError, ModelError, scaler.SdkChanged) as error:
+    except (SettingsError, ModelError, wire.AddressError) as error:
         sys.exit(f"The worker cannot start. {error}")
     return {"handler": service.handle, "concurrency_modifier": service.concurrency}
 
@@ -57,8 +62,13 @@ def configure() -> dict[str, Any]:
 class Service:
     """The worker and what the platform asks of it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, addresses: wire.Addresses | None = None) -> None:
+        """
+        Args:
+            addresses: where progress is posted; None: nowhere.
+        """
         self._settings = settings
+        self._addresses = addresses
         self._worker: Worker | None = None
 
     @property
@@ -91,24 +101,51 @@ class Service:
         """Jobs to hold at once: one number until steps have been measured, and another from then on."""
         return self._ready_worker.jobs_at_once
 
+    @property
+    def lost(self) -> str | None:
+        """Why nothing can be drawn any more, None while all is well."""
+        lost = None if self._worker is None else self._worker.engine.lost
+        return None if lost is None else str(lost)
+
     async def handle(self, job: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
-        """The job's output, or `{"error": …}` in words for its user. Raises nothing but cancellation."""
+        """For the SDK's own loops: the output, or `{"error": …}`. Raises nothing but cancellation."""
+        async with self.progress(str(job.get("id", ""))) as progress:
+            body = await self.answer(job, progress)
+        if "error" not in body:
+            return body["output"]
+        return {"error": body["error"], "refresh_worker": True} if "stopPod" in body else body
+
+    def progress(self, job_id: str, session: aiohttp.ClientSession | None = None) -> Progress:
+        """Posts the job's progress while it is open; its result must wait until it is closed."""
+        return Progress(
+            job_id,
+            interval_ms=self._settings.progress_interval_ms,
+            addresses=self._addresses,
+            session=session,
+        )
+
+    async def answer(self, job: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """What the platform gets: the job's `output`, or an `error` in words for its user.
+
+        Raises nothing but cancellation, and what is meant to end the process.
+        """
         job_id = str(job.get("id", ""))
         try:
-            async with Progress(job_id, interval_ms=self._settings.progress_interval_ms) as progress:
-                output = await self._ready_worker.run(job, on_step=progress.update)
+            output = await self._ready_worker.run(job, on_step=progress.update)
             self._check_size(job_id, output)
         except EngineLost as error:
-            return {"error": str(error), "refresh_worker": True}
+            return {"error": _sendable(str(error)), "stopPod": True}
         except _USER_ERRORS as error:
             log.warning("job %s failed: %s", job_id, type(error).__name__)
             return {"error": _sendable(str(error))}
-        except Exception:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:  # a panic of Rust code is no Exception
             log.exception("job %s failed", job_id)
             return {
                 "error": f"the worker failed on this job; its log has the cause, under job {_sendable(job_id)}"
             }
-        return output
+        return {"output": output}
 
     @property
     def _ready_worker(self) -> Worker:
@@ -157,6 +194,26 @@ def _end_with(engine: Engine) -> None:
 def _sendable(text: str) -> str:
     """Text that survives JSON in UTF-8; the SDK loses a job whose answer holds a lone surrogate."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _addresses() -> wire.Addresses:
+    """Where the platform is. A place to ping that is none costs the pings, not the worker.
+
+    Raises:
+        AddressError: jobs could not be taken or not be answered.
+    """
+    key = os.environ.get("RUNPOD_AI_API_KEY", "")
+    if not (key.isascii() and key.isprintable()):
+        raise wire.AddressError("RUNPOD_AI_API_KEY: has characters in it that no header can hold")
+    environment = dict(os.environ)
+    try:
+        wire.ping_address(sdk.worker_id(), environment)
+    except wire.AddressError as error:
+        log.warning("%s; nothing is pinged", error)
+        del environment["RUNPOD_WEBHOOK_PING"], os.environ["RUNPOD_WEBHOOK_PING"]
+    if not {"RUNPOD_AI_API_KEY", "RUNPOD_POD_ID"} <= {name for name, value in environment.items() if value}:
+        environment.pop("RUNPOD_WEBHOOK_PING", None)  # as the SDK: whoever has no name cannot ping
+    return wire.Addresses.from_environment(sdk.worker_id(), environment)
 
 
 def _in_production() -> bool:

@@ -1,13 +1,14 @@
 """A network from its folder, checked and placed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
 
-from sdworker.engine.model_files import ModelError, ModelFolder, check_complete
+from sdworker.engine.model_config import ModelError, shown
+from sdworker.engine.model_files import ModelFolder, check_complete, check_finite, why_not
 from sdworker.engine.networks.model import Loading
 
 __all__ = ["load_network", "naming", "place", "use_xformers"]
@@ -38,7 +39,7 @@ def load_network(checked: ModelFolder, name: str, kind: Any, loading: Loading) -
         ),
     )
     check_complete(folder, info)
-    module = place(module, loading)
+    module = place(folder, module, loading)
     if loading.xformers:
         use_xformers(module)
     if loading.channels_last:
@@ -46,9 +47,15 @@ def load_network(checked: ModelFolder, name: str, kind: Any, loading: Loading) -
     return module
 
 
-def place(module: Any, loading: Loading) -> Any:
-    """The network on its device, to be used and not trained."""
-    return module.to(loading.device).eval().requires_grad_(False)
+def place(folder: Path, module: Any, loading: Loading) -> Any:
+    """The network on its device, to be used and not trained.
+
+    Raises:
+        ModelError: a weight is not finite; naming the folder.
+    """
+    module = module.to(loading.device).eval().requires_grad_(False)
+    check_finite(folder, module)
+    return module
 
 
 def naming(folder: Path, load: Callable[[], Any]) -> Any:
@@ -62,7 +69,7 @@ def naming(folder: Path, load: Callable[[], Any]) -> Any:
     except ModelError:
         raise
     except Exception as error:  # the libraries raise anything, down to bare Exception; the cause is kept
-        raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"{shown(folder)} cannot be loaded: {why_not(error)}") from error
 
 
 def use_xformers(network: Any) -> None:
@@ -75,10 +82,5 @@ def use_xformers(network: Any) -> None:
         network.enable_xformers_memory_efficient_attention()
     except (ImportError, ModuleNotFoundError, ValueError, NotImplementedError) as error:
         raise ModelError(
-            f"ATTENTION=xformers cannot be had here: {_first_line(error)}; use ATTENTION=sdpa"
+            f"ATTENTION=xformers cannot be had here: {why_not(error)}; use ATTENTION=sdpa"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines: Sequence[str] = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -11,7 +11,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
-from sdworker.engine.model_files import ModelError, ModelFolder
+from sdworker.engine.model_config import ModelError
+from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.loading import load_network, naming, place
 from sdworker.engine.networks.model import Loading, Model
 from sdworker.engine.plan import Guidance, Plan
@@ -49,12 +50,13 @@ class StableDiffusion(Model):
                 folder / "text_encoder", dtype=loading.dtype, variant=checked.variants["text_encoder"]
             ),
         )
+        text_encoder = place(folder / "text_encoder", text_encoder, loading)
         tokenizer = naming(
             folder / "tokenizer", lambda: load_tokenizer(folder / "tokenizer", text_encoder.positions)
         )
         return cls(
             tokenizer=tokenizer,
-            text_encoder=place(text_encoder, loading),
+            text_encoder=text_encoder,
             unet=unet,
             vae=vae,
             scheduler_config=checked.scheduler_config,
