@@ -42,9 +42,9 @@ def main() -> None:
     networks = engine.networks
 
     def median_ms(rows: int) -> float:
-        inputs = networks.example_inputs(rows)
+        inputs = networks.example_input(rows)
         times = time_call(
-            networks.device, lambda: networks.predict(*inputs), _REPEATS, enough_seconds=_ENOUGH_S
+            networks.device, lambda: networks.denoise(inputs), _REPEATS, enough_seconds=_ENOUGH_S
         )
         return 1000 * statistics.median(times)
 

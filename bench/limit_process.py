@@ -42,19 +42,19 @@ def measure_peak(model: str) -> Peak:
 
 
 def time_forward(model: str, width: int, height: int, rows: int) -> float:
-    """Seconds of a forward through `Networks.predict`, in a loop that does nothing else."""
+    """Seconds of a forward through `Networks.denoise`, in a loop that does nothing else."""
     _, networks, _ = _load(model)
     torch.set_num_threads(reserve_cores())
     shape = _shape(networks, width, height)
     networks.prepare(rows, shape)  # as the warm-up does for the model's own size
-    inputs = networks.example_inputs(rows, shape)
+    inputs = networks.example_input(rows, shape)
     count = 1
-    Networks.predict(networks, *inputs)  # that of `TimedNetworks` does more
+    Networks.denoise(networks, inputs)  # that of `TimedNetworks` does more
     networks.settle()
     while True:
         began = time.perf_counter()
         for _ in range(count):
-            Networks.predict(networks, *inputs)
+            Networks.denoise(networks, inputs)
         networks.settle()
         seconds = time.perf_counter() - began
         if seconds > _SECONDS_A_ROUND / 2:

@@ -124,7 +124,7 @@ def _child() -> None:
         for rows in _ROWS:
             networks.prepare(rows)
         times = {
-            f"{rows} rows": median_ms(partial(networks.predict, *networks.example_inputs(rows)))
+            f"{rows} rows": median_ms(partial(networks.denoise, networks.example_input(rows)))
             for rows in _ROWS
         }
         latents = torch.randn(1, networks.latent_channels, *networks.default_shape).to(networks.device)

@@ -10,6 +10,7 @@ import torch
 from bench.forwards import Forward, instant
 from sdworker import startup
 from sdworker.engine.networks import Networks
+from sdworker.engine.unet_input import UNetInput
 from sdworker.settings import Settings
 from sdworker.worker import Worker
 
@@ -23,16 +24,10 @@ class TimedNetworks(Networks):
         super().__init__(**parts)
         self.forwards: list[Forward] = []
 
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        guidance: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def denoise(self, inputs: UNetInput) -> torch.Tensor:
         began = instant(self.device)
-        predicted = super().predict(latents, timesteps, text, guidance)
-        self.forwards.append(Forward(len(latents), began, instant(self.device)))
+        predicted = super().denoise(inputs)
+        self.forwards.append(Forward(inputs.rows, began, instant(self.device)))
         return predicted
 
     def settle(self) -> None:

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+# How long an example takes says nothing on a machine that others use.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 # Two workers' worth of threads on two cores only slow each other down; and results must not depend on it.
 torch.set_num_threads(int(os.environ.get("SDWORKER_TEST_THREADS", "2")))

@@ -104,7 +104,7 @@ def _try_out(networks: Networks, folder: Path) -> None:
         with torch.inference_mode():
             results = [networks.encode_text("")]
             part = "unet"
-            results.append(networks.predict(*networks.example_inputs(1, _SMALLEST)))
+            results.append(networks.denoise(networks.example_input(1, _SMALLEST)))
             part = "vae"
             networks.decode(
                 torch.zeros(1, networks.latent_channels, *_SMALLEST, device=networks.device)

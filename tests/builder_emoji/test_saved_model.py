@@ -23,6 +23,10 @@ def test_is_at_most_16_megabytes() -> None:
     assert sum(file.stat().st_size for file in parts) <= 16_000_000
 
 
+def test_everything_that_is_embedded_is_at_most_28_megabytes() -> None:
+    assert sum(file.stat().st_size for file in MODEL.parent.rglob("*") if file.is_file()) <= 28_000_000
+
+
 def test_draws_128_pixels_by_default_and_the_same_for_the_same_seed(
     pipeline: StableDiffusionPipeline,
 ) -> None:

@@ -23,6 +23,7 @@ class Job:
     evaluations: int
     rows: int = 2
     shape: Shape = SHAPE
+    text_length: int = 77
     evaluations_left: int = field(init=False)
     age: float = 0.0
     passed_over: float = 0.0

@@ -1,5 +1,6 @@
 """Which generations make the next step: never too many, one shape, short before long, and nobody starves."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -110,6 +111,26 @@ class TestOneStep:
     def test_a_much_longer_one_joins_where_its_rows_are_nearly_free(self) -> None:
         short, long = Job(0.0, 10), Job(0.0, 50)
         assert choose([long, short], LARGE_GPU) == [short, long]
+
+
+class TestTextsOfDifferentLengths:
+    def test_they_share_up_to_four_times_the_longest(self) -> None:
+        short, double, triple = (Job(0.0, 20, text_length=77 * chunks) for chunks in (1, 2, 3))
+        assert choose([short, double, triple], CPU) == [short, double, triple]
+
+    def test_beyond_that_they_are_another_group(self) -> None:
+        first, third, seventh = (Job(0.0, 20, text_length=77 * chunks) for chunks in (5, 3, 7))
+        assert choose([first, third, seventh], CPU) == [first, third]
+        assert choose([first, seventh], CPU) == [first]  # 35 is five times 7
+
+    @given(crowds, machines, st.data())
+    def test_what_is_chosen_can_always_be_tiled(
+        self, waiting: list[Job], costs: StepCosts, data: st.DataObject
+    ) -> None:
+        for job in waiting:
+            job.text_length = 77 * data.draw(st.integers(1, 10))
+        lengths = [job.text_length for job in choose(waiting, costs)]
+        assert math.lcm(*lengths) <= 4 * max(lengths)
 
 
 class TestOnlySomeCanHavePart:

@@ -1,6 +1,7 @@
 """How many rows share a step is measured before the first job, and a setting overrides it."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.networks import Networks
+from sdworker.engine.unet_input import UNetInput
 from tests.engine.conftest import RecordingNetworks
 
 SHAPE = (16, 16)
@@ -41,11 +43,10 @@ class TimedNetworks(Networks):
         self.sizes = []
         self._seconds = seconds
 
-    def predict(self, latents: torch.Tensor, *_args: object) -> torch.Tensor:
-        rows = len(latents)
-        self.sizes.append(rows)
-        TimedNetworks.clock += self._seconds(rows)
-        return latents
+    def denoise(self, inputs: UNetInput) -> torch.Tensor:
+        self.sizes.append(inputs.rows)
+        TimedNetworks.clock += self._seconds(inputs.rows)
+        return inputs.latents
 
 
 def calibrate(networks: Networks, *, largest: int, only_worthwhile: bool) -> Calibration:
@@ -146,6 +147,7 @@ async def test_a_drawing_that_comes_meanwhile_goes_between_two_numbers_of_rows(
         return time_forward(self, rows)
 
     monkeypatch.setattr(Calibration, "_time_forward", held_up)
+    monkeypatch.setattr(calibration, "_SECONDS_IN_ALL", math.inf)  # a busy machine is not a slow model
     engine = Engine(networks, max_rows=8)
     engine.calibrate_when_idle()
     await asyncio.to_thread(measuring.wait)

@@ -19,6 +19,7 @@ from sdworker.engine.errors import DeviceLost, EngineError, EngineLost
 from sdworker.engine.generation import Generation, table_for
 from sdworker.engine.networks import Networks
 from sdworker.engine.tables import SamplerTables, Table
+from sdworker.engine.unet_input import UNetInput
 from sdworker.engine.vae import ComingImage
 
 from .conftest import CPU
@@ -35,8 +36,6 @@ PLAIN = Drawing(
 )
 LONG = replace(PLAIN, steps=400, sampler="DDIM")
 
-Predict = Callable[..., torch.Tensor]
-
 
 class TamperedNetworks(Networks):
     """The real networks with a fault put between them and the engine.
@@ -51,17 +50,11 @@ class TamperedNetworks(Networks):
         self.batches: list[tuple[int, tuple[int, ...]]] = []
         self.fault: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        guidance: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def denoise(self, inputs: UNetInput) -> torch.Tensor:
         if self.fault is not None:
-            latents = self.fault(latents, text)
-        self.batches.append((len(latents), tuple(latents.shape[2:])))
-        return super().predict(latents, timesteps, text, guidance)
+            inputs = replace(inputs, latents=self.fault(inputs.latents, inputs.conditioning.text))
+        self.batches.append((inputs.rows, inputs.shape))
+        return super().denoise(inputs)
 
     def spoil(self, prompt: str, spoiler: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Apply `spoiler` to the latents of any forward that draws that prompt."""
@@ -646,7 +639,8 @@ class TestWaiting:
             one = Generation(drawing, table_of(networks, drawing), networks)
             for _ in one.begin():
                 pass
-            held = [one._history] if one._kept is None else [one._history, *vars(one._kept).values()]
+            state = one._begun
+            held = [state.history] if state.kept is None else [state.history, *vars(state.kept).values()]
             assert one.memory_bytes == sum(tensor.nbytes for tensor in held)
 
     async def test_sixteen_pictures_that_come_together_are_encoded_one_a_step(

@@ -89,15 +89,14 @@ async def test_prepared_forwards_draw_what_plain_ones_draw(engine: Engine, model
 @torch.inference_mode()
 def test_a_replayed_graph_gives_the_forward_of_the_inputs_it_is_given(model: Path) -> None:
     networks = Networks.load(model, device=torch.device("cuda"), dtype=torch.float16)
-    inputs = [networks.example_inputs(4, (16, 16 + 8 * i)) for i in range(2)]
+    inputs = [networks.example_input(4, (16, 16 + 8 * i)) for i in range(2)]
     capture = Capturing()
-    graphs = [capture(networks.predict, one) for one in inputs]
+    graphs = [capture(networks.denoise, one) for one in inputs]
     kept = []
     for _ in range(3):  # in turn, because they share their working memory
-        for graph, (latents, timesteps, text, guidance) in zip(graphs, inputs, strict=True):
-            noise = torch.randn_like(latents)
-            others = timesteps, text, guidance
-            kept.append((graph(noise, *others), networks.predict(noise, *others)))
+        for graph, one in zip(graphs, inputs, strict=True):
+            noisy = replace(one, latents=torch.randn_like(one.latents))
+            kept.append((graph(noisy), networks.denoise(noisy)))
     for replayed, plain in kept:
         assert float((replayed - plain).norm() / plain.norm()) <= 0.005
 

@@ -1,14 +1,23 @@
 """The means that can be tried without a GPU; the others are in test_gpu.py."""
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from torch._dynamo.utils import counters
 
+from sdworker.engine.drawing import Drawing
+from sdworker.engine.engine import Engine
+from sdworker.engine.networks import Networks
 from sdworker.engine.preparation import Means, accumulating_in_fp16, compiled, preparation
+from sdworker.engine.unet_input import Conditioning, UNetInput
 from sdworker.settings import Settings
 from sdworker.startup import build_worker
+from tests.engine.conftest import RecordingNetworks
 
 CPU = torch.device("cpu")
 
@@ -21,11 +30,10 @@ class Network(torch.nn.Module):
         self.mix = torch.nn.Conv2d(4, 8, 3, padding=1)
         self.norm = torch.nn.GroupNorm(2, 8)
 
-    def forward(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, _condition: object
-    ) -> torch.Tensor:
-        mixed = torch.nn.functional.silu(self.norm(self.mix(latents)))
-        return mixed * timesteps[:, None, None, None].sin() + text.mean((1, 2))[:, None, None, None]
+    def forward(self, inputs: UNetInput) -> torch.Tensor:
+        mixed = torch.nn.functional.silu(self.norm(self.mix(inputs.latents)))
+        told = inputs.conditioning.text.mean((1, 2))
+        return mixed * inputs.timesteps[:, None, None, None].sin() + told[:, None, None, None]
 
 
 @torch.inference_mode()
@@ -36,10 +44,12 @@ def test_a_compiled_forward_gives_what_the_plain_one_gives_and_is_kept_for_the_n
     build_worker(Settings(model_dir=model, compile=True, compile_cache_dir=tmp_path)).engine.close()
     network = Network()
     for rows in (2, 4):
-        inputs = [torch.randn(rows, 4, 8, 8), torch.rand(rows), torch.randn(rows, 7, 8), None]
+        inputs = UNetInput(
+            torch.randn(rows, 4, 8, 8), torch.rand(rows), Conditioning(torch.randn(rows, 7, 8))
+        )
         quicker = compiled(network, inputs)
-        inputs[0] = torch.randn(rows, 4, 8, 8)
-        torch.testing.assert_close(quicker(*inputs), network(*inputs))
+        inputs = replace(inputs, latents=torch.randn(rows, 4, 8, 8))
+        torch.testing.assert_close(quicker(inputs), network(inputs))
     assert any(tmp_path.rglob("*.so"))
 
 
@@ -63,15 +73,62 @@ def test_sums_are_in_fp16_only_while_a_forward_runs() -> None:
     matmul = torch.backends.cuda.matmul
     seen: list[bool] = []
 
-    def forward(latents: torch.Tensor) -> torch.Tensor:
+    def forward(inputs: UNetInput) -> torch.Tensor:
         seen.append(matmul.allow_fp16_accumulation)
-        if latents.isnan().any():
+        if inputs.latents.isnan().any():
             raise ArithmeticError
-        return latents
+        return inputs.latents
 
-    quicker = accumulating_in_fp16(forward, [])
-    quicker(torch.zeros(1))
+    fine = UNetInput(torch.zeros(1, 4, 1, 1), torch.zeros(1), Conditioning(torch.zeros(1, 1, 1)))
+    quicker = accumulating_in_fp16(forward, fine)
+    quicker(fine)
     with pytest.raises(ArithmeticError):
-        quicker(torch.full((1,), float("nan")))
+        quicker(replace(fine, latents=torch.full((1, 4, 1, 1), float("nan"))))
     assert seen == [True, True]
     assert not matmul.allow_fp16_accumulation
+
+
+async def test_the_first_job_after_a_compiled_start_compiles_nothing(
+    networks: RecordingNetworks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether to compile again is decided before there is any C++, which would take this test minutes.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    small = {
+        "block_out_channels": (32,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("CrossAttnUpBlock2D",),
+        "layers_per_block": 1,
+        "attention_head_dim": 8,
+    }
+    unet = UNet2DConditionModel.from_config(dict(networks._unet.config) | small).eval().requires_grad_(False)
+    quick = Networks(
+        tokenizer=networks._tokenizer,
+        text_encoder=networks._text_encoder,
+        unet=unet,
+        vae=networks._vae,
+        scheduler_config=networks.scheduler_config,
+        device=CPU,
+        dtype=torch.float32,
+        means=Means(compiled=True),
+    )
+    assert quick._prepared is not None
+    monkeypatch.setattr(quick._prepared, "_time_call", lambda call: 1.0)  # kept, whatever the clock says
+    engine = Engine(quick, max_rows=4)
+    await engine.calibrate()
+    assert quick._prepared._kept
+    compiled_before = counters["stats"]["unique_graphs"]
+    assert compiled_before > 0
+    drawing = Drawing(
+        prompt="a red apple",
+        negative_prompt="",
+        width=quick.default_size[0],
+        height=quick.default_size[1],
+        steps=3,
+        guidance=4.0,
+        sampler="Euler a",
+        seeds=(1, 2),
+    )
+    await engine.draw(drawing)
+    await engine.draw(replace(drawing, guidance=1.0))
+    assert counters["stats"]["unique_graphs"] == compiled_before
+    engine.close()

@@ -23,7 +23,7 @@ from .faults import Faults, at_once, endless
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 JOB = {"prompt": "x", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 5}
-LONG = {**JOB, "num_inference_steps": 500}
+LONG = {**JOB, "num_inference_steps": 120}
 
 
 @dataclass

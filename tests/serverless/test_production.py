@@ -14,6 +14,7 @@ import pytest_asyncio
 import torch
 from PIL import Image
 
+from sdworker.engine.unet_input import UNetInput
 from sdworker.samplers import SAMPLERS
 from sdworker.settings import Settings
 from sdworker.startup import build_worker
@@ -100,15 +101,15 @@ async def levels_of_rounding(alone: Worker, input_: dict[str, Any], expected: li
     it up until a pixel at an edge does, and no batching can keep such a picture nearer than it is to itself.
     """
     networks = alone.engine.networks
-    predict = networks.predict
+    denoise = networks.denoise
     bits = torch.Generator().manual_seed(0)
 
-    def rounded_otherwise(*inputs: Any) -> torch.Tensor:
-        prediction = predict(*inputs)
+    def rounded_otherwise(inputs: UNetInput) -> torch.Tensor:
+        prediction = denoise(inputs)
         return prediction * (1 + 1e-7 * torch.randn(prediction.shape, generator=bits))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "predict", rounded_otherwise)
+        patch.setattr(networks, "denoise", rounded_otherwise)
         moved = await alone.run({"id": "rounded", "input": input_})
     return max(
         int(np.abs(pixels(a["image"]) - pixels(b["image"])).max())

@@ -42,8 +42,8 @@ class Compact(nn.Module):
         for _ in range(LAYERS):
             layers += [nn.Conv2d(FEATURES, FEATURES, 3, padding=1), nn.PReLU(FEATURES)]
         last = nn.Conv2d(FEATURES, 3 * SCALE * SCALE, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for start in last.parameters():  # so that it begins with the nearest pixels
+            nn.init.zeros_(start)
         self.body = nn.ModuleList([*layers, last])
 
     def forward(self, small: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,8 @@ there is room for everybody in one step:
 Times are what the steps cost by `StepCosts`, so the same arrivals give the same steps.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
 
 from sdworker.engine.costs import Shape
@@ -25,6 +26,8 @@ __all__ = ["Candidate", "Costs", "Newcomer", "choose", "who_may_begin"]
 
 # Up to so many times the first one's length is similar: it shares the step whatever it costs.
 _SIMILAR = 3.0
+# Texts that differ in length are tiled to a common one, which attention pays for.
+_MOST_TILED = 4
 # So many times one's own length is usual. With less patience jobs of two sizes, which cannot share, would take
 # turns at every step, and both be late.
 _USUAL = 3.0
@@ -43,6 +46,7 @@ class Candidate(Protocol):
     Attributes:
         rows: rows it brings to a UNet batch.
         shape: generations of one shape can share a step.
+        text_length: tokens of its texts at the coming step.
         evaluations: steps in all.
         evaluations_left: steps to go.
         age: seconds of steps since it was admitted.
@@ -53,6 +57,8 @@ class Candidate(Protocol):
     def rows(self) -> int: ...
     @property
     def shape(self) -> Shape: ...
+    @property
+    def text_length(self) -> int: ...
     @property
     def evaluations(self) -> int: ...
     @property
@@ -82,7 +88,8 @@ N = TypeVar("N", bound=Newcomer)
 
 
 def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None) -> list[C]:
-    """The generations of the next step, all of one shape; the first has the best claim.
+    """The generations of the next step, all of one shape and with texts that can be tiled to one length; the first
+    has the best claim.
 
     Args:
         waiting: every unfinished generation, in order of arrival, which decides among equals.
@@ -97,10 +104,13 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
     first, *others = sorted(eligible, key=lambda one: rank(one, costs))
     limit = costs.limit(first.shape)
     chosen = [first]
+    lengths = {first.text_length}
     rows = similar_rows = first.rows
     for one in others:
         together = rows + one.rows
         if one.shape != first.shape or together > limit:
+            continue
+        if not _can_be_tiled(lengths | {one.text_length}):
             continue
         ratio = _work(first, costs) / _work(one, costs)
         if ratio * _SIMILAR >= 1:
@@ -110,6 +120,7 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
         ) * _bearable_growth(ratio):
             continue
         chosen.append(one)
+        lengths.add(one.text_length)
         rows = together
     return chosen
 
@@ -132,6 +143,11 @@ def who_may_begin(waiting: Sequence[N], costs: Costs, free_bytes: int) -> list[N
         else:
             held_up = held_up or one.passed_over > _USUAL * _work(one, costs)
     return may
+
+
+def _can_be_tiled(lengths: Collection[int]) -> bool:
+    """Whether texts of these lengths, all repeated to one length, come to at most four times the longest."""
+    return math.lcm(*lengths) <= _MOST_TILED * max(lengths)
 
 
 def _rank_in_a_crowd(one: Candidate, costs: Costs) -> float:

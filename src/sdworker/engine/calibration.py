@@ -74,12 +74,12 @@ class Calibration:
 
     def _time_forward(self, rows: int) -> float:
         """Seconds of a forward, the best of a few."""
-        inputs = self._networks.example_inputs(rows)
+        inputs = self._networks.example_input(rows)
 
         def forward() -> None:
             if self._stop.is_set():
                 raise EngineError("stopped while what steps cost was measured")
-            self._networks.predict(*inputs)
+            self._networks.denoise(inputs)
 
         return min(time_call(self._networks.device, forward, _REPEATS, enough_seconds=_SECONDS_A_SIZE))
 

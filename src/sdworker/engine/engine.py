@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,15 +28,16 @@ import torch
 
 from sdworker.engine.batch import choose, who_may_begin
 from sdworker.engine.cost_learner import CostLearner
-from sdworker.engine.costs import Shape, StepCosts
+from sdworker.engine.costs import StepCosts
 from sdworker.engine.device import Pace, free_bytes, mark
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.errand import Errand
 from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain, is_fatal
-from sdworker.engine.generation import Generation, OnStep, Rows, table_for
+from sdworker.engine.generation import Generation, OnStep, table_for
 from sdworker.engine.networks import Networks
 from sdworker.engine.processor import use_cores
 from sdworker.engine.tables import SamplerTables, TableError
+from sdworker.engine.unet_input import UNetInput
 
 __all__ = ["Engine"]
 
@@ -425,7 +427,7 @@ class Engine:
         """One UNet forward over the rows of all chosen, and each one's sampler step."""
         for generation, predicted in self._predict(chosen):
             try:
-                self._with_memory(generation.take, predicted)
+                self._with_memory(partial(generation.take, predicted))
             except Exception as error:
                 self._fail([generation], error)
             else:
@@ -435,8 +437,8 @@ class Engine:
         """What the UNet says to each of them. Where it fails for all together, each alone, so that only the one
         at fault fails."""
         try:
-            rows = [self._with_memory(one.next_rows) for one in chosen]
-            predicted = self._forward(rows, chosen[0].shape)
+            inputs = self._with_memory(lambda: UNetInput.cat([one.next_input() for one in chosen]))
+            predicted = self._forward(inputs)
             return list(zip(chosen, predicted.split([one.rows for one in chosen]), strict=True))
         except Exception as error:
             if len(chosen) == 1 or is_fatal(error):
@@ -445,42 +447,32 @@ class Engine:
             log.warning("a step of %d drawings failed; stepping each alone", len(chosen), exc_info=error)
         return [answer for one in chosen for answer in self._predict([one])]
 
-    def _forward(self, rows: list[Rows], shape: Shape) -> torch.Tensor:
+    def _forward(self, inputs: UNetInput) -> torch.Tensor:
         """The UNet over all rows, in as few forwards as fit into memory."""
-        latents = torch.cat([part.latents for part in rows])
-        timesteps = torch.cat([part.timesteps for part in rows])
-        text = torch.cat([part.text for part in rows])
-        embedded = [part.guidance for part in rows if part.guidance is not None]
-        guidance = torch.cat(embedded) if embedded else None
         outputs: list[torch.Tensor] = []
         done = 0
-        while done < len(latents):
-            part = slice(done, done + self.costs.limit(shape))
-            size = len(latents[part])
+        while done < inputs.rows:
+            part = inputs[done : done + self.costs.limit(inputs.shape)]
             try:
-                output = self._with_memory(
-                    self.networks.predict,
-                    latents[part],
-                    timesteps[part],
-                    text[part],
-                    None if guidance is None else guidance[part],
-                )
+                outputs.append(self._with_memory(partial(self.networks.denoise, part)))
             except (torch.OutOfMemoryError, MemoryError):
-                if size == 1:
+                if part.rows == 1:
                     raise
-                self.costs.remember_lack_of_memory(shape, size // 2)
-                log.warning("%d rows of %s do not fit into memory; from now on %d", size, shape, size // 2)
+                fitting = part.rows // 2
+                self.costs.remember_lack_of_memory(inputs.shape, fitting)
+                log.warning(
+                    "%d rows of %s do not fit into memory; from now on %d", part.rows, inputs.shape, fitting
+                )
                 continue
-            outputs.append(output)
-            done += size
+            done += part.rows
         return torch.cat(outputs)
 
-    def _with_memory(self, function: Callable[..., T], *arguments: Any) -> T:
+    def _with_memory(self, function: Callable[[], T]) -> T:
         """Call the function; if memory does not suffice, once more with what can be freed."""
         with contextlib.suppress(torch.OutOfMemoryError, MemoryError):
-            return function(*arguments)
+            return function()
         self.networks.free_memory()
-        return function(*arguments)
+        return function()
 
     def _decode_finished(self) -> None:
         """Have what is finished decoded; it leaves the live ones, and its images are on their way."""
@@ -499,7 +491,7 @@ class Engine:
         for latents in generation.outcome().split(1):
             if generation.cancelled:
                 raise EngineError("cancelled")
-            generation.coming.append(self._with_memory(self.networks.decode, latents))
+            generation.coming.append(self._with_memory(partial(self.networks.decode, latents)))
 
     def _deliver(self, *, wait: bool) -> None:
         """Hand over the images that have arrived.

@@ -10,9 +10,9 @@ seeded with that image's seed. So image i of a request is what diffusers draws f
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 import numpy as np
@@ -21,10 +21,12 @@ import torch
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.networks import Networks
+from sdworker.engine.plan import Plan
 from sdworker.engine.tables import SamplerTables, Table, first_step
+from sdworker.engine.unet_input import Conditioning, UNetInput
 from sdworker.engine.vae import ComingImage
 
-__all__ = ["Generation", "OnStep", "Rows", "Status", "table_for"]
+__all__ = ["Generation", "OnStep", "Status", "table_for"]
 
 log = logging.getLogger(__name__)
 
@@ -42,23 +44,6 @@ class Status(Enum):
     LIVE = auto()
     LEAVING = auto()
     """Decoded; its images are on their way from the device."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A generation's part of a UNet batch; `rows` is images, twice with guidance.
-
-    Attributes:
-        latents: [rows, 4 or 9, h, w]; unguided rows first, then guided.
-        timesteps: [rows].
-        text: [rows, 77, d].
-        guidance: [rows] for models that embed it, else None.
-    """
-
-    latents: torch.Tensor
-    timesteps: torch.Tensor
-    text: torch.Tensor
-    guidance: torch.Tensor | None
 
 
 def table_for(drawing: Drawing, tables: SamplerTables, *, inpaints_natively: bool) -> Table:
@@ -93,13 +78,6 @@ class Generation:
         memory_bytes: what it holds on the device from its beginning on.
     """
 
-    _generators: list[torch.Generator]
-    _text: torch.Tensor
-    _embedded_guidance: torch.Tensor | None
-    _history: torch.Tensor
-    _kept: "_Kept | None"
-    _extra: torch.Tensor | None
-
     def __init__(
         self, drawing: Drawing, table: Table, networks: Networks, on_step: OnStep | None = None
     ) -> None:
@@ -107,11 +85,15 @@ class Generation:
         Args:
             drawing: what to draw.
             table: its sampler's (`table_for`).
-            networks: what it will be drawn with; only asked for its dimensions until it begins.
+            networks: what it will be drawn with; used for no more than its plan until it begins.
             on_step: told how far it is.
+
+        Raises:
+            EngineError: it cannot be drawn as it is.
         """
         self.drawing = drawing
         self.table = table
+        self.plan: Plan = networks.plan(drawing, table.evaluations)
         self.status = Status.WAITING
         self.images: Future[list[np.ndarray]] = Future()
         self.coming: list[ComingImage] = []
@@ -120,10 +102,11 @@ class Generation:
         self.age = self.passed_over = 0.0
         self._networks = networks
         self._on_step = on_step
-        self._guided = drawing.guidance > 1 and not networks.embeds_guidance
+        self._state: _State | None = None
+        self._told: tuple[int, Conditioning] | None = None
         scale = networks.pixels_per_latent
         self._latent_shape = (1, networks.latent_channels, drawing.height // scale, drawing.width // scale)
-        self.rows = len(drawing.seeds) * (2 if self._guided else 1)
+        self.rows = len(drawing.seeds) * self.plan.guidance.rows
         self.shape = self._latent_shape[2], self._latent_shape[3]
         self.memory_bytes = self._count_memory()
 
@@ -141,6 +124,11 @@ class Generation:
         return self.table.evaluations - self.evaluation
 
     @property
+    def text_length(self) -> int:
+        """Tokens of its texts at the coming evaluation."""
+        return self.plan.text_length(self.evaluation)
+
+    @property
     def finished(self) -> bool:
         return self.evaluation == self.table.evaluations
 
@@ -150,33 +138,29 @@ class Generation:
         It is live once there is no item left. Begun anew after a failure, it is as if nothing had been.
         """
         self.status = Status.BEGINNING
-        drawing, networks = self.drawing, self._networks
-        images = len(drawing.seeds)
-        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in drawing.seeds]
-        text = networks.encode_text(drawing.prompt).expand(images, -1, -1)
-        yield
-        if self._guided:
-            text = torch.cat([networks.encode_text(drawing.negative_prompt).expand(images, -1, -1), text])
-            yield
-        self._text = text
-        self._embedded_guidance = (
-            torch.full((self.rows,), drawing.guidance, device=networks.device)
-            if networks.embeds_guidance
-            else None
-        )
-        yield from self._start()
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.drawing.seeds]
+        conditionings = yield from self._networks.condition(self.drawing, self.plan)
+        self._state = yield from self._start(generators, conditionings)
         self.status = Status.LIVE
 
-    def next_rows(self) -> Rows:
+    def next_input(self) -> UNetInput:
         """What the UNet must see for the next evaluation."""
         i = self.evaluation
         latents = self._combine(self.table.inputs[i], self.table.known[i])
-        if self._guided:
-            latents = torch.cat([latents, latents])
-        if self._extra is not None:
-            latents = torch.cat([latents, self._extra], dim=1)
         timesteps = torch.full((self.rows,), self.table.timesteps[i], device=latents.device)
-        return Rows(latents, timesteps, self._text, self._embedded_guidance)
+        return UNetInput(latents.repeat(self.plan.guidance.rows, 1, 1, 1), timesteps, self.conditioning_at(i))
+
+    def conditioning_at(self, evaluation: int) -> Conditioning:
+        """What the UNet is told beside latents and time at an evaluation: of all rows, `Guidance` says in which
+        order."""
+        stage = self.plan.stages[evaluation]
+        if self._told is None or self._told[0] != stage:
+            state = self._begun
+            told = state.conditionings[stage].for_images(len(self.drawing.seeds))
+            if state.channels is not None:
+                told = replace(told, channels=state.channels.repeat(self.plan.guidance.rows, 1, 1, 1))
+            self._told = stage, told
+        return self._told[1]
 
     def take(self, predicted: torch.Tensor) -> None:
         """Put the UNet's answer into the history and go on to the next evaluation: wholly, or not at all.
@@ -192,21 +176,18 @@ class Generation:
         self.evaluation += 1
 
     def _take(self, predicted: torch.Tensor) -> None:
-        i, table = self.evaluation, self.table
-        if self._guided:
-            plain, prompted = predicted.chunk(2)
-            predicted = plain + self.drawing.guidance * (prompted - plain)
-        self._history[table.output_columns[i]] = predicted
+        i, table, state = self.evaluation, self.table, self._begun
+        state.history[table.output_columns[i]] = self.plan.guidance.combine(predicted)
         if table.draws[i]:
-            noise = self._draw_noise()
+            noise = self._draw_noise(state.generators)
             column = table.noise_columns[i]
             if column is not None:
-                self._history[column] = noise
-        if table.blend is not None and self._kept is not None:
+                state.history[column] = noise
+        if table.blend is not None and state.kept is not None:
             column = table.blend.columns[i]
             latents = self._combine(table.blend.latents[i], column)
-            original = self._kept.as_noisy_as(table.blend.image[i], table.blend.noise[i])
-            self._history[column] = (1 - self._kept.mask) * (original - latents)
+            original = state.kept.as_noisy_as(table.blend.image[i], table.blend.noise[i])
+            state.history[column] = (1 - state.kept.mask) * (original - latents)
 
     def report(self) -> None:
         """Tell whoever asked how far it is; what they do wrong must not stop the engine."""
@@ -225,21 +206,25 @@ class Generation:
     def leave(self) -> None:
         """Nothing but its images is needed any more."""
         self.status = Status.LEAVING
-        for name in ("_text", "_embedded_guidance", "_history", "_kept", "_extra"):
-            vars(self).pop(name, None)
+        self._state = self._told = None
 
     def fail(self, error: Exception) -> None:
         """Tell its caller, once."""
         if not self.images.done():
             self.images.set_exception(error)
 
+    @property
+    def _begun(self) -> "_State":
+        assert self._state is not None, "it has not begun"
+        return self._state
+
     def _combine(self, coefficients: torch.Tensor, known: int) -> torch.Tensor:
         """The weighted sum of the first `known` columns of the history, [images, 4, h, w]."""
-        history = self._history[:known]
+        history = self._begun.history[:known]
         return (coefficients[:known] @ history.view(known, -1)).view(history.shape[1:])
 
-    def _draw_noise(self) -> torch.Tensor:
-        draws = [torch.randn(self._latent_shape, generator=generator) for generator in self._generators]
+    def _draw_noise(self, generators: "list[torch.Generator]") -> torch.Tensor:
+        draws = [torch.randn(self._latent_shape, generator=generator) for generator in generators]
         return send(torch.cat(draws), self._networks.device)
 
     @contextlib.contextmanager
@@ -248,11 +233,12 @@ class Generation:
         if not self.table.draws[self.evaluation]:
             yield
             return
-        states = [generator.get_state() for generator in self._generators]
+        generators = self._begun.generators
+        states = [generator.get_state() for generator in generators]
         try:
             yield
         except BaseException:
-            for generator, state in zip(self._generators, states, strict=True):
+            for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
             raise
 
@@ -264,18 +250,20 @@ class Generation:
         if self.table.blend is not None:  # the picture, its noise and the mask
             layers += 2 * channels * images + 1
         if self._networks.inpaints_natively:
-            layers += (channels + 1) * self.rows
+            layers += (channels + 1) * images
         return layers * height * width * _FLOAT_BYTES
 
-    def _start(self) -> Iterator[None]:
+    def _start(
+        self, generators: "list[torch.Generator]", conditionings: "Sequence[Conditioning]"
+    ) -> "Generator[None, None, _State]":
         """Draw what diffusers' pipelines draw before their loop, in their order."""
         drawing, table, networks = self.drawing, self.table, self._networks
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
         image = None
         if pixels is not None and (table.start_image != 0 or table.blend is not None):
-            image = self._encode_image(pixels)
+            image = self._encode_image(pixels, generators)
             yield
-        noise = self._draw_noise()
+        noise = self._draw_noise(generators)
         start = table.start_noise * noise
         if image is not None:
             start += table.start_image * image
@@ -284,27 +272,52 @@ class Generation:
             repainted = torch.from_numpy(drawing.mask >= 128)[None, None]
             mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), networks.device)
             # diffusers encodes the masked picture for every UNet, and so advances the generators.
-            masked_image = self._encode_image(pixels * ~repainted)
+            masked_image = self._encode_image(pixels * ~repainted, generators)
             yield
-        self._kept = _Kept(image, noise, mask) if image is not None and mask is not None else None
-        self._extra = self._native_mask(mask, masked_image) if networks.inpaints_natively else None
-        self._history = torch.empty((table.columns, *start.shape), device=start.device, dtype=torch.float32)
-        self._history[0] = start
+        history = torch.empty((table.columns, *start.shape), device=start.device, dtype=torch.float32)
+        history[0] = start
+        return _State(
+            generators=generators,
+            conditionings=conditionings,
+            channels=self._native_mask(mask, masked_image) if networks.inpaints_natively else None,
+            kept=_Kept(image, noise, mask)
+            if table.blend is not None and image is not None and mask is not None
+            else None,
+            history=history,
+        )
 
-    def _encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _encode_image(self, pixels: torch.Tensor, generators: "list[torch.Generator]") -> torch.Tensor:
         """A picture's latents, [images, 4, h, w], each sampled with its image's own generator."""
         posterior = self._networks.encode_image(pixels)
-        return torch.cat([posterior.sample(generator) for generator in self._generators])
+        return torch.cat([posterior.sample(generator) for generator in generators])
 
     def _native_mask(self, mask: torch.Tensor | None, masked_image: torch.Tensor | None) -> torch.Tensor:
-        """The five extra channels of an inpainting UNet, [rows, 5, h, w]; without a mask all is repainted."""
+        """The five extra channels of an inpainting UNet, [images, 5, h, w]; without a mask all is repainted."""
         images = len(self.drawing.seeds)
         if mask is None or masked_image is None:
             mask = torch.ones(1, 1, *self.shape, device=self._networks.device)
             blank = torch.zeros(1, 3, self.drawing.height, self.drawing.width)
             masked_image = self._networks.encode_image(blank).mean.expand(images, -1, -1, -1)
-        extra = torch.cat([mask.expand(images, -1, -1, -1), masked_image], dim=1)
-        return torch.cat([extra, extra]) if self._guided else extra
+        return torch.cat([mask.expand(images, -1, -1, -1), masked_image], dim=1)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a generation has from its beginning to its end.
+
+    Attributes:
+        generators: one an image.
+        conditionings: of one image's rows; the plan says which evaluation has which.
+        channels: [images, 5, h, w] of an inpainting UNet, else None.
+        kept: where a mask is blended in.
+        history: [columns, images, 4, h, w] in float32.
+    """
+
+    generators: list[torch.Generator]
+    conditionings: Sequence[Conditioning]
+    channels: torch.Tensor | None
+    kept: "_Kept | None"
+    history: torch.Tensor
 
 
 @dataclass(frozen=True)

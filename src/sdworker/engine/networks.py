@@ -6,7 +6,8 @@ image's height and width in pixels, `s` is `pixels_per_latent` (8 for Stable Dif
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 
 from sdworker.engine.device import fetch, mark, send, time_call
+from sdworker.engine.drawing import Drawing
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import check_complete, check_finite, check_model_folder, why_not
+from sdworker.engine.plan import Guidance, Plan
 from sdworker.engine.preparation import Means, preparation
 from sdworker.engine.prepared import Prepared
 from sdworker.engine.text import Tokens, load_text_encoder, load_tokenizer
+from sdworker.engine.unet_input import Conditioning, UNetInput
 from sdworker.engine.vae import ComingImage, Posterior
 from sdworker.model_place import pixels_per_latent, trained_size
 
@@ -52,6 +56,7 @@ class Networks:
         self._text_encoder = text_encoder
         self._unet = unet
         self._vae = vae
+        self._tokens = int(text_encoder.positions)
         self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._prepared = self._make_prepared(means)
 
@@ -186,27 +191,35 @@ class Networks:
         latents = self._vae.encode(send(pixels, self.device).to(self.dtype)).latent_dist
         return Posterior(latents.mean.float(), latents.std.float(), self._vae.config.scaling_factor)
 
-    @torch.inference_mode()
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        guidance: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """One UNet forward.
+    def plan(self, drawing: Drawing, evaluations: int) -> Plan:
+        """How a drawing will be told to the UNet in so many evaluations; for any thread."""
+        return Plan(
+            guidance=Guidance(drawing.guidance, guided=drawing.guidance > 1 and not self.embeds_guidance),
+            text_lengths=(self._tokens,),
+            stages=(0,) * evaluations,
+        )
 
-        Args:
-            latents: [rows, 4 or 9, h/s, w/s].
-            timesteps: [rows] in float32.
-            text: [rows, 77, d].
-            guidance: [rows], for a model that embeds it; else None.
+    @torch.inference_mode()
+    def condition(self, drawing: Drawing, plan: Plan) -> Generator[None, None, Sequence[Conditioning]]:
+        """What the UNet is told of one image, as planned: its rows, without the prompt first. One piece of the
+        work, a text, for each item taken."""
+        prompted = self.encode_text(drawing.prompt)
+        yield
+        if not plan.guidance.guided:
+            return (Conditioning(prompted, added=self._embedded(drawing.guidance)),)
+        plain = self.encode_text(drawing.negative_prompt)
+        yield
+        return (Conditioning.cat([Conditioning(plain), Conditioning(prompted)]),)
+
+    @torch.inference_mode()
+    def denoise(self, inputs: UNetInput) -> torch.Tensor:
+        """One UNet forward.
 
         Returns:
             [rows, 4, h/s, w/s] in float32: what the model predicts (noise, or velocity).
         """
         forward = self._forward if self._prepared is None else self._prepared
-        return forward(latents.to(self.dtype), timesteps, text, self._condition(guidance)).float()
+        return forward(inputs.to(self.dtype)).float()
 
     @torch.inference_mode()
     def prepare(self, rows: int, shape: tuple[int, int] | None = None) -> None:
@@ -216,8 +229,7 @@ class Networks:
             shape: latent height and width; None: of the model's own size.
         """
         if self._prepared is not None:
-            latents, timesteps, text, guidance = self.example_inputs(rows, shape)
-            self._prepared.prepare(latents.to(self.dtype), timesteps, text, self._condition(guidance))
+            self._prepared.prepare(self.example_input(rows, shape).to(self.dtype))
 
     @property
     def wants_preparing(self) -> bool:
@@ -237,18 +249,18 @@ class Networks:
                 self._prepared.forget()
             torch.cuda.empty_cache()
 
-    def example_inputs(
-        self, rows: int, shape: tuple[int, int] | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Arguments for `predict`: so many rows of noise, at the model's own size or another, halfway through, of
-        no text."""
+    def example_input(self, rows: int, shape: tuple[int, int] | None = None) -> UNetInput:
+        """An argument for `denoise`, laid out in memory as those of drawings are: so many rows of noise, at the
+        model's own size or another, halfway through, of no text."""
+        size = shape or self.default_shape
         noise = torch.randn(
-            (rows, self._unet.config.in_channels, *(shape or self.default_shape)),
-            generator=torch.Generator("cpu").manual_seed(0),
-        )
+            (rows, self._unet.config.in_channels, *size), generator=torch.Generator("cpu").manual_seed(0)
+        ).to(self.device)
+        told = Conditioning(self.encode_text(""), added=self._embedded(1.0)).for_images(rows)
+        if self.inpaints_natively:
+            told = replace(told, channels=noise[:, self.latent_channels :])
         timesteps = torch.full((rows,), 500.0, device=self.device)
-        guidance = torch.full((rows,), 1.0, device=self.device) if self.embeds_guidance else None
-        return noise.to(self.device), timesteps, self.encode_text("").expand(rows, -1, -1), guidance
+        return UNetInput(noise[:, : self.latent_channels], timesteps, told).clone()
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> ComingImage:
@@ -259,24 +271,27 @@ class Networks:
         bytes_ = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return ComingImage(fetch(bytes_[0].permute(1, 2, 0).contiguous()), fetch(finite), mark(self.device))
 
-    def _forward(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        condition: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """The UNet as diffusers has it, with the condition on a guidance scale embedded."""
+    def _forward(self, inputs: UNetInput) -> torch.Tensor:
+        """The UNet as diffusers has it."""
+        told = inputs.conditioning
+        latents = inputs.latents
+        if told.channels is not None:
+            latents = torch.cat([latents, told.channels], dim=1)
         output: torch.Tensor = self._unet(
-            latents, timesteps, encoder_hidden_states=text, timestep_cond=condition, return_dict=False
+            latents,
+            inputs.timesteps,
+            encoder_hidden_states=told.text,
+            timestep_cond=told.added.get("timestep_cond"),
+            return_dict=False,
         )[0]
         return output
 
-    def _condition(self, guidance: torch.Tensor | None) -> torch.Tensor | None:
+    def _embedded(self, guidance: float) -> dict[str, torch.Tensor]:
         """What a model that embeds the guidance scale is given of it."""
-        if guidance is None:
-            return None
-        return _embed_guidance(guidance - 1.0, self._unet.config.time_cond_proj_dim).to(self.dtype)
+        if not self.embeds_guidance:
+            return {}
+        scale = torch.full((1,), guidance - 1.0, device=self.device)
+        return {"timestep_cond": _embed_guidance(scale, self._unet.config.time_cond_proj_dim).to(self.dtype)}
 
     def _make_prepared(self, means: Means) -> Prepared | None:
         prepare = preparation(means, self.device)

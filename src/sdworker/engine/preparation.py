@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sdworker.engine.prepared import ROWS, Forward, Inputs, Prepare
+from sdworker.engine.prepared import ROWS, Forward, Prepare
+from sdworker.engine.unet_input import UNetInput
 
 __all__ = ["Capturing", "Means", "accumulating_in_fp16", "compiled", "preparation"]
 
@@ -39,7 +40,7 @@ def preparation(means: Means, device: torch.device) -> Prepare | None:
     if not stages:
         return None
 
-    def prepare(forward: Forward, inputs: Inputs) -> Forward:
+    def prepare(forward: Forward, inputs: UNetInput) -> Forward:
         for stage in stages:
             forward = stage(forward, inputs)
         return forward
@@ -47,23 +48,23 @@ def preparation(means: Means, device: torch.device) -> Prepare | None:
     return prepare
 
 
-def compiled(forward: Forward, inputs: Inputs) -> Forward:
+def compiled(forward: Forward, inputs: UNetInput) -> Forward:
     """The forward compiled for these shapes; the compiler's cache is torch's own affair."""
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = 2 * len(ROWS)  # one for each number of rows, of more than one size
     quicker: Forward = torch.compile(forward, dynamic=False)
-    quicker(*inputs)
+    quicker(inputs)
     return quicker
 
 
-def accumulating_in_fp16(forward: Forward, inputs: Inputs) -> Forward:
+def accumulating_in_fp16(forward: Forward, inputs: UNetInput) -> Forward:
     """The forward with sums of fp16 products kept in fp16."""
     del inputs
 
-    def quicker(*inputs: torch.Tensor | None) -> torch.Tensor:
+    def quicker(inputs: UNetInput) -> torch.Tensor:
         with _fp16_sums():
-            return forward(*inputs)
+            return forward(inputs)
 
     return quicker
 
@@ -88,24 +89,25 @@ class Capturing:
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, forward: Forward, inputs: Inputs) -> Forward:
+    def __call__(self, forward: Forward, inputs: UNetInput) -> Forward:
         """The forward as a graph, for inputs of these shapes."""
-        held = [None if one is None else one.clone() for one in inputs]
+        held = inputs.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):  # what libraries do at a first call, and must not in a capture
-                forward(*held)
+                forward(held)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Thread-local: what other threads ask of CUDA meanwhile does not spoil it.
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-            output = forward(*held)
+            output = forward(held)
 
-        def replay(*inputs: torch.Tensor | None) -> torch.Tensor:
-            for place, one in zip(held, inputs, strict=True):
-                if place is not None and one is not None:
-                    place.copy_(one)
+        places = held.tensors()
+
+        def replay(inputs: UNetInput) -> torch.Tensor:
+            for place, one in zip(places, inputs.tensors(), strict=True):
+                place.copy_(one)
             graph.replay()
             return output.clone()
 

@@ -9,30 +9,27 @@ runs. How it is done is `preparation.py`'s affair.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from sdworker.engine.costs import Shape
+from sdworker.engine.unet_input import UNetInput
 
-__all__ = ["ROWS", "Forward", "Inputs", "Prepare", "Prepared"]
+__all__ = ["ROWS", "Forward", "Prepare", "Prepared"]
 
 log = logging.getLogger(__name__)
 
-Forward = Callable[..., torch.Tensor]
-"""(latents [rows, c, h, w], timesteps [rows], text [rows, 77, d], guidance embedding [rows, d] or None) →
-[rows, 4, h, w], all but the timesteps in the network's own precision."""
+Forward = Callable[[UNetInput], torch.Tensor]
+"""Of so many rows → [rows, 4, h, w], all but the timesteps in the network's own precision."""
 
-Inputs = Sequence[torch.Tensor | None]
-"""A forward's arguments."""
+Prepare = Callable[[Forward, UNetInput], Forward]
+"""Makes a forward quicker for inputs like this, or raises whatever it likes."""
 
-Prepare = Callable[[Forward, Inputs], Forward]
-"""Makes a forward quicker for inputs like these, or raises whatever it likes."""
-
-Key = tuple[int, Shape]
-"""Rows and size."""
+Key = tuple[int, Shape, Hashable]
+"""Rows, size, and of what kind the input is otherwise."""
 
 # What is between is padded to the next.
 ROWS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -78,30 +75,28 @@ class Prepared:
         self._kept: dict[Key, _Kept] = {}
         self._refused: set[Key] = set()
         self._plain_runs: Counter[Key] = Counter()
-        self._wanted: dict[Key, Inputs] = {}
+        self._wanted: dict[Key, UNetInput] = {}
 
-    def __call__(self, *inputs: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, inputs: UNetInput) -> torch.Tensor:
         """The forward's output; its own memory, which a later call leaves alone."""
-        rows, shape = _key(inputs)
-        padded_rows = _padded(rows)
-        key = (padded_rows, shape)
+        key = _key(inputs)
+        rows, padded_rows = inputs.rows, key[0]
         kept = self._kept.pop(key, None)
         if kept is None:
             if self._when_idle:
                 self._note(key, inputs)
-            return self._forward(*inputs)
+            return self._forward(inputs)
         self._kept[key] = kept  # the last used is the last to go
         if kept.ratio > rows / padded_rows:  # the padding may cost more than the preparation gains
-            return self._forward(*inputs)
-        return kept.forward(*_pad(inputs, padded_rows))[:rows]
+            return self._forward(inputs)
+        return kept.forward(inputs.pad(padded_rows))[:rows]
 
-    def prepare(self, *inputs: torch.Tensor | None) -> bool:
-        """Prepare for inputs like these; whether they run prepared from now on."""
-        rows, shape = _key(inputs)
-        key = (_padded(rows), shape)
+    def prepare(self, inputs: UNetInput) -> bool:
+        """Prepare for inputs like this; whether they run prepared from now on."""
+        key = _key(inputs)
         self._wanted.pop(key, None)
         if key not in self._kept and not self._is_refused(key):
-            self._try(key, _pad(inputs, key[0]))
+            self._try(key, inputs.pad(key[0]))
         return key in self._kept
 
     @property
@@ -112,14 +107,14 @@ class Prepared:
     def prepare_wanted(self) -> None:
         """Prepare one of those, the last that was met."""
         if self._wanted:
-            self.prepare(*self._wanted[next(reversed(self._wanted))])
+            self.prepare(self._wanted[next(reversed(self._wanted))])
 
     def forget(self) -> None:
         """Give up what was prepared, and the memory that takes."""
         self._kept.clear()
         self._wanted.clear()
 
-    def _note(self, key: Key, inputs: Inputs) -> None:
+    def _note(self, key: Key, inputs: UNetInput) -> None:
         """Such a forward ran plainly: how often, and when that was often enough, what it was."""
         if len(self._plain_runs) >= _MOST_COUNTED:
             self._plain_runs.clear()
@@ -127,15 +122,15 @@ class Prepared:
         if self._plain_runs[key] == _ENOUGH_RUNS and not self._is_refused(key):
             self._wanted[key] = inputs
 
-    def _try(self, key: Key, inputs: Inputs) -> None:
+    def _try(self, key: Key, inputs: UNetInput) -> None:
         """Prepare, and keep what came of it if it is right and quicker."""
-        rows, (height, width) = key
+        rows, (height, width), _ = key
         what = f"a forward of {rows} rows of {width}x{height} latents"
         try:
             quicker = self._prepare(self._forward, inputs)
-            error = _error(quicker(*inputs), self._forward(*inputs))
-            ratio = self._time_call(partial(quicker, *inputs)) / self._time_call(
-                partial(self._forward, *inputs)
+            error = _error(quicker(inputs), self._forward(inputs))
+            ratio = self._time_call(partial(quicker, inputs)) / self._time_call(
+                partial(self._forward, inputs)
             )
         except Exception as problem:  # compilers raise anything; whatever it is, the plain forward remains
             _raise_if_lost(inputs)
@@ -156,31 +151,16 @@ class Prepared:
     def _is_refused(self, key: Key) -> bool:
         """Where it did not pay, it does not for more rows or a larger size either: there is more for the device
         to do, and as much for the CPU."""
-        return any(_area(key) >= _area(other) for other in self._refused)
+        return any(key[2] == other[2] and _area(key) >= _area(other) for other in self._refused)
 
 
-def _key(inputs: Inputs) -> Key:
-    latents = inputs[0]
-    assert latents is not None
-    return len(latents), (latents.shape[2], latents.shape[3])
-
-
-def _padded(rows: int) -> int:
-    return next((prepared for prepared in ROWS if prepared >= rows), rows)
-
-
-def _pad(inputs: Inputs, rows: int) -> Inputs:
-    """The inputs with rows of zeros behind them."""
-    return [None if one is None else _pad_one(one, rows) for one in inputs]
-
-
-def _pad_one(one: torch.Tensor, rows: int) -> torch.Tensor:
-    missing = rows - len(one)
-    return one if missing == 0 else torch.cat([one, one.new_zeros(missing, *one.shape[1:])])
+def _key(inputs: UNetInput) -> Key:
+    """With the rows that it will be padded to."""
+    return next((rows for rows in ROWS if rows >= inputs.rows), inputs.rows), inputs.shape, inputs.key
 
 
 def _area(key: Key) -> int:
-    rows, (height, width) = key
+    rows, (height, width), _ = key
     return rows * height * width
 
 
@@ -191,7 +171,7 @@ def _error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def _raise_if_lost(inputs: Inputs) -> None:
+def _raise_if_lost(inputs: UNetInput) -> None:
     """From a device that is lost, unlike from a capture that failed, there is no way back to the plain forward."""
-    if any(one is not None and one.is_cuda for one in inputs):
+    if inputs.latents.is_cuda:
         torch.cuda.synchronize()
