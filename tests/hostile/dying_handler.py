@@ -39,5 +39,5 @@ async def _warm_up_and_die(worker: Worker) -> None:
 
 
 if __name__ == "__main__":
-    Worker.warm_up = _warm_up_and_die  # type: ignore[method-assign]
+    Worker.warm_up = _warm_up_and_die  # type: ignore[method-assign, assignment]
     runpod.serverless.start(configure())

@@ -27,7 +27,7 @@ from .faults import Faults
 
 JOB = {"prompt": "x", "width": 64, "height": 64, "num_inference_steps": 1, "seed": 5}
 LONG = {**JOB, "num_inference_steps": 120}
-FAST_PINGS = {"RUNPOD_PING_INTERVAL": "100", "PROGRESS_INTERVAL_MS": "50"}
+FAST_PINGS: dict[str, Any] = {"RUNPOD_PING_INTERVAL": "100", "PROGRESS_INTERVAL_MS": "50"}
 
 
 async def drawing(standin: Platform, *names: str) -> None:
@@ -316,7 +316,7 @@ def test_a_variable_of_the_sdks_that_is_unusable_is_told_in_one_sentence_and_rep
     ],
     ids=lambda variables: " ".join(variables),
 )
-async def test_with_such_variables_the_worker_starts_and_draws(variables: dict[str, str]) -> None:
+async def test_with_such_variables_the_worker_starts_and_draws(variables: dict[str, Any]) -> None:
     async with running_worker(**variables) as worker:
         worker.platform.submit("all the same", **JOB)
         assert "output" in await worker.platform.result("all the same")
