@@ -5,7 +5,6 @@ image's height and width in pixels, `s` is `pixels_per_latent` (8 for Stable Dif
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,16 @@ from sdworker.engine.device import fetch, mark, send, time_call
 from sdworker.engine.model_files import ModelError, check_complete, check_model_folder
 from sdworker.engine.preparation import Means, preparation
 from sdworker.engine.prepared import Prepared
-from sdworker.engine.text import Tokens, load_text_encoder, load_tokenizer
+from sdworker.engine.text.chunks import Chunk
+from sdworker.engine.text.clip import load_text_encoder
+from sdworker.engine.text.encoder import PromptEncoder
+from sdworker.engine.text.prompt import Text
+from sdworker.engine.text.tokens import ClipTokenizer, load_tokenizer
 from sdworker.engine.vae import ComingImage, Posterior
 from sdworker.model_place import pixels_per_latent, trained_size
 
 __all__ = ["Networks"]
 
-_TEXT_CACHE = 64
 _REPEATS = 3
 _PLAIN = Means()
 
@@ -35,7 +37,7 @@ class Networks:
     def __init__(
         self,
         *,
-        tokenizer: Tokens,
+        tokenizer: ClipTokenizer,
         text_encoder: Any,
         unet: Any,
         vae: Any,
@@ -48,10 +50,9 @@ class Networks:
         self.dtype = dtype
         self.scheduler_config = scheduler_config
         self._tokenizer = tokenizer
-        self._text_encoder = text_encoder
+        self._prompts = PromptEncoder(text_encoder, device=device, dtype=dtype)
         self._unet = unet
         self._vae = vae
-        self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._prepared = self._make_prepared(means)
 
     @classmethod
@@ -155,21 +156,11 @@ class Networks:
 
     @torch.inference_mode()
     def encode_text(self, prompt: str) -> torch.Tensor:
-        """The prompt's embedding, [1, 77, d]; cut at 77 tokens, as diffusers' pipelines do.
-
-        A few are kept, the empty one always: most jobs of a deployment share their negative prompt.
-        """
-        known = self._texts.get(prompt)
-        if known is not None:
-            self._texts.move_to_end(prompt)
-            return known
-        ids, mask = self._tokenizer(prompt)
-        embedding = self._text_encoder(send(ids, self.device), send(mask, self.device)).to(self.dtype)
-        self._texts[prompt] = embedding
-        while len(self._texts) > _TEXT_CACHE:
-            oldest = next(text for text in self._texts if text)
-            del self._texts[oldest]
-        return embedding
+        """The prompt's embedding, [1, 77, d]; cut at 77 tokens, as diffusers' pipelines do."""
+        words = self._tokenizer
+        ids = words.encode(prompt)[: words.room]
+        tokens = (words.bos, *ids, words.eos, *[words.pad] * (words.room - len(ids)))
+        return self._prompts.encode(Text((Chunk(tokens, (1.0,) * words.positions, (), len(ids)),)))
 
     @torch.inference_mode()
     def encode_image(self, pixels: torch.Tensor) -> Posterior:
