@@ -4,16 +4,22 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The torch that the lock pins; which build of it (CPU, CUDA) is up to the index that pip is told of.
-TORCH ?= torch==2.13.0
+# Which build of torch: cpu, cu126, cu130, or auto, the one that pip finds in the indexes that it is told of.
+TORCH_BUILD ?= auto
+# Nothing but what the lock files pin, file by file.
+INSTALL = $(BIN)/pip install --quiet --require-hashes --no-deps
+TOOLS := build/tools
 
-.PHONY: run test lint serve bench image reference lock clean help
+.PHONY: run test test-all test-container lint serve bench image reference lock upgrade pin audit sbom clean help
 
 run: $(VENV)/.run  ## draw the job in test_input.json into out/
 	$(BIN)/sdworker generate --job test_input.json --out out
 
-test: $(VENV)/.dev  ## run the test suite (without the container's build: see make test-container)
-	$(BIN)/python -m pytest -m "not container" $(PYTEST_ARGS)
+test: $(VENV)/.dev  ## run the test suite (without what is slow and the container's build: see make test-all)
+	$(BIN)/python -m pytest -m "not container and not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.dev  ## run every test, the slow ones and the container's build too (root, buildah, debootstrap)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-container: $(VENV)/.dev  ## build the image and run a job in it (root, buildah, debootstrap)
 	$(BIN)/python -m pytest -m container $(PYTEST_ARGS)
@@ -35,24 +41,43 @@ image:  ## build the image, with the model that MODEL_ID names in IMAGE_ARGS="--
 reference: $(VENV)/.dev  ## rewrite the tables in README.md and docs/ that are generated from the code
 	$(BIN)/python -m builder.reference
 
-lock:  ## pin anew what pyproject.toml allows, in a clean environment
-	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/pip install --quiet --upgrade pip
-	build/lock/bin/pip install --quiet "$(TORCH)" .
-	$(FREEZE) > requirements.lock
-	build/lock/bin/pip install --quiet ".[dev]"
-	(echo "-r requirements.lock"; $(FREEZE) | grep -vxF -f requirements.lock) > requirements-dev.lock
+lock: $(TOOLS)/.made  ## pin what pyproject.toml allows; pins that still fit are kept
+	$(PYTHON) -m builder.lock write --uv $(TOOLS)/bin/uv
 
-# Without the CPU or CUDA suffix of torch's build: which one it is, is the installing machine's affair.
-FREEZE = build/lock/bin/pip freeze --exclude sdworker --exclude pip --exclude setuptools | sed 's/+cpu$$//' | grep -v '^nvidia-\|^triton=='
+upgrade: $(TOOLS)/.made  ## pin the newest of what pyproject.toml allows
+	$(PYTHON) -m builder.lock write --upgrade --uv $(TOOLS)/bin/uv
 
-$(VENV)/.run: requirements.lock pyproject.toml | $(VENV)
-	$(BIN)/pip install --quiet -r requirements.lock
+pin:  ## bring the base image's digest in the Dockerfile up to date (docker, with its registry in reach)
+	digest=$$(docker buildx imagetools inspect $(BASE) --format '{{.Manifest.Digest}}') && \
+	sed -i "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$(BASE)@$$digest|" Dockerfile
+
+audit: $(TOOLS)/.made  ## look up known vulnerabilities of every pinned package; one that cannot be looked up is a failure
+	for name in "" -torch-cu130 -xformers -dev -tools; do \
+	    $(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements$$name.lock || exit 1; \
+	done
+
+sbom: $(VENV)/.run $(TOOLS)/.made  ## bill of materials and licences of what is installed here, into build/sbom
+	mkdir -p build/sbom
+	$(TOOLS)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-format JSON \
+	    --output-file build/sbom/sbom.json $(BIN)/python
+	$(TOOLS)/bin/pip-licenses --python=$(BIN)/python --from=mixed --with-urls --format=markdown \
+	    --output-file=build/sbom/licences.md
+
+BASE := docker.io/library/python:3.11-slim-bookworm
+
+$(TOOLS)/.made: requirements-tools.lock
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --require-hashes --no-deps -r requirements-tools.lock
+	touch $@
+
+$(VENV)/.run: requirements.lock $(wildcard requirements-torch-*.lock) pyproject.toml | $(VENV)
+	$(INSTALL) -r $$($(BIN)/python -m builder.lock torch --build $(TORCH_BUILD))
+	$(INSTALL) -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
-	$(BIN)/pip install --quiet -r requirements-dev.lock
+	$(INSTALL) -r requirements-dev.lock
 	touch $@
 
 $(VENV):

@@ -16,7 +16,7 @@ target "common" {
   secret    = ["type=env,id=hf_token,env=HF_TOKEN"]
 }
 
-// Stable Diffusion 1.5, or the MODEL_ID named, for CUDA.
+// Stable Diffusion 1.5, or the MODEL_ID named, for CUDA 12.6: any card from Maxwell to Hopper, any driver since 525.
 target "worker" {
   inherits = ["common"]
   tags     = ["${IMAGE}:${TAG}"]
@@ -24,6 +24,14 @@ target "worker" {
     MODEL_ID       = MODEL_ID == "" ? null : MODEL_ID
     MODEL_REVISION = MODEL_REVISION
   }
+}
+
+// The same for CUDA 13.0: Blackwell (RTX 50, RTX PRO 6000, B200), and Turing to Hopper; driver 580 or later. In
+// .runpod/hub.json only "13.0" and later are then to be allowed.
+target "cuda13" {
+  inherits = ["worker"]
+  tags     = ["${IMAGE}:${TAG}-cuda13"]
+  args     = { TORCH_BUILD = "cu130" }
 }
 
 // Without xformers: attention is PyTorch's own by default anyway.
@@ -45,7 +53,15 @@ target "cpu" {
   inherits = ["emoji"]
   tags     = ["${IMAGE}:${TAG}-cpu"]
   args = {
-    TORCH    = "--index-url https://download.pytorch.org/whl/cpu torch==2.13.0"
-    XFORMERS = ""
+    TORCH_BUILD = "cpu"
+    XFORMERS    = ""
+    DEVICE      = "cpu"
   }
+}
+
+// Not an image: the bill of materials (CycloneDX) and the licences of what the image has, into build/sbom.
+target "sbom" {
+  inherits = ["common"]
+  target   = "sbom"
+  output   = ["type=local,dest=build/sbom"]
 }

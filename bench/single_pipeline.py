@@ -16,8 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from bench.forwards import Forward, Instant, instant, step_times
 from bench.laps import Laps
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.tables import make_scheduler
+from sdworker.samplers import PAIRS
 
 __all__ = ["draw"]
 
@@ -25,7 +25,7 @@ __all__ = ["draw"]
 def draw(model: str, given: dict[str, Any]) -> dict[str, Any]:
     """One image of what `given` asks for in the worker's words; answers as `single_worker.draw` does."""
     pipeline, scheduler_config = _load(model)
-    pipeline.scheduler = make_scheduler(SAMPLERS[given["scheduler"]], scheduler_config)
+    pipeline.scheduler = make_scheduler(PAIRS[given["scheduler"]], scheduler_config)
     pipeline.forwards.clear()
     pipeline.laps.restart()
     (image,) = pipeline(

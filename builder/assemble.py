@@ -53,7 +53,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except FileNotFoundError:
+        raise FetchError(f"{path.parent.name}/{path.name} is missing") from None
+    except (ValueError, RecursionError) as error:
         raise FetchError(f"{path.parent.name}/{path.name} is not JSON ({error})") from error
     if not isinstance(content, dict):
         raise FetchError(f"{path.parent.name}/{path.name} does not hold a JSON object")

@@ -7,19 +7,23 @@ A table stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`, NAME being
 """
 
 import argparse
+import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
-from pydantic import HttpUrl, SecretStr
+from pydantic import BaseModel, HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 
-from sdworker.engine.samplers import SAMPLERS
-from sdworker.request import Contract, Request, aliases_of
+from sdworker.request import Contract, Request
+from sdworker.request.marks import also_called, part_of
+from sdworker.request.peers import FOREIGN, Foreign
+from sdworker.request.problems import allowed as allowed_in_words
+from sdworker.samplers import PAIRS, SAMPLERS, SCHEDULES, Sampler
 from sdworker.settings import Settings
 from sdworker.wording import allowed_by
 
@@ -27,9 +31,8 @@ __all__ = ["TABLES", "main", "rewrite"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
-_DERIVED = (" Karras", " Exponential")  # a twin's aliases are its plain sampler's with this behind
 # Defaults that the model or chance decides.
-_DEFAULTS = {"width": "the model's own", "height": "the model's own", "seed": "random", "prompt": "required"}
+_DEFAULTS = {"width": "the model's own", "height": "the model's own", "seed": "random"}
 _KINDS: dict[type, str] = {Path: "a folder", HttpUrl: "a URL", SecretStr: "text, kept secret"}
 _MARKED = re.compile(r"(<!-- (\w+):begin -->\n)(.*?)(<!-- \2:end -->)", re.DOTALL)
 
@@ -41,21 +44,45 @@ class MarkerError(Exception):
 def parameters() -> str:
     """The fields of a job's input, for a deployment with nothing configured."""
     contract = Contract(Settings.model_construct(), (512, 512))
-    properties = contract.schema()["properties"]
+    return field_table(Request, contract.schema(), allowed=contract.allowed)
+
+
+def field_table(
+    model: type[BaseModel], schema: dict[str, Any], *, allowed: Callable[[str], str] | None = None
+) -> str:
+    """The fields of a model, each followed by those of the objects it takes.
+
+    Args:
+        schema: the model's own, as `schema_of` makes it.
+        allowed: what a field of the model accepts, in words, where the deployment has a say in it.
+    """
     return _table(
         ("field", "also", "type", "default", "allowed", "meaning"),
-        (
-            (
-                f"`{field}`",
-                ", ".join(f"`{name}`" for name in aliases_of(field)),
-                _type(properties[field]),
-                _DEFAULTS.get(field) or _value(properties[field]["default"]),
-                contract.allowed(field),
-                str(info.description),
-            )
-            for field, info in Request.model_fields.items()
-        ),
+        _field_rows(model, schema["properties"], schema.get("$defs", {}), "", allowed),
     )
+
+
+def _field_rows(
+    model: type[BaseModel],
+    properties: dict[str, Any],
+    inside: dict[str, Any],
+    path: str,
+    allowed: Callable[[str], str] | None = None,
+) -> Iterator[Sequence[str]]:
+    for field, info in model.model_fields.items():
+        schema = properties[field]
+        default = "required" if info.is_required() else _value(schema.get("default"))
+        yield (
+            f"`{path}{field}`",
+            ", ".join(f"`{name}`" for name in also_called(info)),
+            _type(schema),
+            (_DEFAULTS.get(field) if not path else None) or default,
+            allowed(field) if allowed else allowed_in_words(info),
+            str(info.description),
+        )
+        if part := part_of(info):
+            deeper = f"{path}{field}{'[]' if part[1] else ''}."
+            yield from _field_rows(part[0], inside[part[0].__name__]["properties"], inside, deeper)
 
 
 def settings() -> str:
@@ -76,7 +103,7 @@ def samplers() -> str:
         (
             (
                 f"`{sampler.name}`",
-                ", ".join(f"`{alias}`" for alias in sampler.aliases if not alias.endswith(_DERIVED)),
+                ", ".join(f"`{alias}`" for alias in sampler.aliases if not _is_derived(alias, sampler)),
                 f"`{sampler.scheduler}`",
                 ", ".join(f"`{key}={value!r}`" for key, value in sampler.config.items()),
             )
@@ -85,7 +112,58 @@ def samplers() -> str:
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"parameters": parameters, "settings": settings, "samplers": samplers}
+def schedules() -> str:
+    """The schedules on offer, and the methods that cannot be had with them."""
+    methods = [sampler.name for sampler in PAIRS.values() if sampler.schedule is None]
+    return _table(
+        ("schedule", "also", "not with"),
+        (
+            (
+                f"`{schedule.name}`",
+                ", ".join(f"`{name}`" for name in (schedule.label, *schedule.aliases)),
+                ", ".join(f"`{method}`" for method in methods if f"{method} {schedule.label}" not in PAIRS),
+            )
+            for schedule in SCHEDULES.values()
+        ),
+    )
+
+
+def automatic() -> str:
+    """What `automatic` means for each method that has a schedule going with it."""
+    return _table(
+        ("sampler", "`automatic` is"),
+        ((f"`{s.name}`", f"`{s.automatic}`") for s in PAIRS.values() if s.schedule is None and s.automatic),
+    )
+
+
+def foreign() -> str:
+    """The keys of other workers' jobs that are no fields here, and when they are ignored."""
+    return _table(
+        ("key", "ignored", "else"),
+        (
+            (f"`{key.name}`", _harmless(key), f"refused: {key.asks}" if key.harmless is not None else "")
+            for key in FOREIGN.values()
+        ),
+    )
+
+
+def _harmless(key: Foreign) -> str:
+    if key.harmless is None:
+        return "always"
+    values = ["`null`", *(f"`{json.dumps(value)}`" for value in key.harmless)]
+    inside = (f"`{name}` of {json.dumps(value)[1:-1]}" for name, value in key.inside.items())
+    values = [*values, *inside]
+    return ", ".join(values) + (f"; anything without a `{key.needs}`" if key.needs else "")
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "parameters": parameters,
+    "settings": settings,
+    "samplers": samplers,
+    "schedules": schedules,
+    "automatic": automatic,
+    "foreign": foreign,
+}
 
 
 def rewrite(text: str) -> str:
@@ -138,15 +216,24 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
+def _is_derived(alias: str, sampler: Sampler) -> bool:
+    """Whether an alias is one of the method's with the schedule behind it."""
+    method = PAIRS[sampler.method]
+    return sampler is not method and alias.startswith(tuple(f"{n} " for n in (method.name, *method.aliases)))
+
+
 def _type(schema: dict[str, Any]) -> str:
     """The JSON type of a property, without its null."""
+    if "$ref" in schema or "anyOf" in schema:
+        return "object"
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    return next(kind for kind in kinds if kind != "null")
+    kind = next(kind for kind in kinds if kind != "null")
+    return f"array of {_type(schema['items'])}s" if kind == "array" else kind
 
 
 def _value(value: object) -> str:
     """A default as one would write it."""
-    if value is None or value == "":
+    if value is None or value in ("", [], ()):
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

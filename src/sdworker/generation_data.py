@@ -9,6 +9,7 @@ import json
 
 from sdworker import __version__
 from sdworker.request import Request
+from sdworker.samplers import PAIRS, SCHEDULES
 
 __all__ = ["parameters_text"]
 
@@ -21,9 +22,12 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
         size: its width and height in pixels.
         model: what the model calls itself.
     """
+    sampler = PAIRS[request.scheduler]
+    schedule = {"Schedule type": SCHEDULES[sampler.schedule].label} if sampler.schedule else {}
     facts: dict[str, object] = {
         "Steps": request.num_inference_steps,
-        "Sampler": request.scheduler,
+        "Sampler": sampler.method,
+        **schedule,
         "CFG scale": request.guidance_scale,
         "Seed": seed,
         "Size": f"{size[0]}x{size[1]}",

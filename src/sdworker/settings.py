@@ -7,13 +7,13 @@ strings; white space around a value, which comes with pasting, is dropped.
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from sdworker.engine.samplers import find_sampler
+from sdworker.samplers import find_sampler, find_schedule
 
 __all__ = [
     "Attention",
@@ -21,6 +21,7 @@ __all__ = [
     "BucketFallback",
     "Device",
     "Precision",
+    "Resize",
     "Settings",
     "SettingsError",
     "load_settings",
@@ -37,6 +38,10 @@ class _Choice(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
         return next((choice for choice in cls if choice.value == str(value).lower()), None)
+
+
+Resize = Literal["stretch", "crop", "fill", "keep"]
+"""How a picture comes to the size a job asks for; `keep`: not at all."""
 
 
 class Device(_Choice):
@@ -78,6 +83,17 @@ class BucketAddressing(_Choice):
     VIRTUAL = "virtual"
 
 
+V1_DEFAULTS = {
+    "default_width": "512",
+    "default_height": "512",
+    "default_steps": "50",
+    "default_guidance": "7.5",
+    "default_scheduler": "K-LMS",
+    "default_resize": "keep",
+}
+"""What a job gets that does not ask, from worker-stable_diffusion_v1 (docs/migrating.md)."""
+
+
 class Settings(BaseSettings):
     """The worker's configuration, read once at start. Field names are the variables', in lower case."""
 
@@ -91,7 +107,11 @@ class Settings(BaseSettings):
         description="Model folder in diffusers' layout. "
         "Unset: the model baked into the image, else the embedded `models/emoji`.",
     )
-    device: Device = Field(Device.AUTO, description="`auto` takes CUDA when there is one.")
+    device: Device = Field(
+        Device.AUTO,
+        description="`auto` takes CUDA, and the CPU only where there is no NVIDIA driver. "
+        "`cuda`, which the image sets, stops the start where there is no CUDA device that torch can use.",
+    )
     precision: Precision = Field(Precision.AUTO, description="`auto` is fp16 on CUDA and fp32 on a CPU.")
     attention: Attention = Field(
         Attention.SDPA, description="`xformers` needs the xformers package (it is in the image)."
@@ -139,6 +159,17 @@ class Settings(BaseSettings):
     default_steps: int = Field(25, ge=1, le=500, description="`num_inference_steps` when a job names none.")
     default_guidance: float = Field(7.5, ge=0, le=30, description="`guidance_scale` when a job names none.")
     default_scheduler: str = Field("DPM++ 2M Karras", description="`scheduler` when a job names none.")
+    default_schedule: str | None = Field(
+        None,
+        description="`schedule` when neither a job nor its sampler's name has one; `automatic` as in "
+        "AUTOMATIC1111's web UI. Unset: the model's own noise levels.",
+    )
+    default_resize: Resize = Field("stretch", description="`resize` when a job names none.")
+    v1_defaults: bool = Field(
+        False,
+        description="Gives jobs what worker-stable_diffusion_v1 gave them where they do not ask: "
+        "K-LMS, 50 steps, 512x512, and pictures in their own size. Other `DEFAULT_`s count more.",
+    )
 
     # How many jobs share the hardware.
     max_rows: int | None = Field(
@@ -228,12 +259,25 @@ class Settings(BaseSettings):
     @classmethod
     def _strip(cls, given: dict[str, Any]) -> dict[str, Any]:
         stripped = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
-        return {name: value for name, value in stripped.items() if value != ""}
+        kept = {name: value for name, value in stripped.items() if value != ""}
+        return {**V1_DEFAULTS, **kept} if cls._is_on(kept.get("v1_defaults")) else kept
+
+    @staticmethod
+    def _is_on(value: object) -> bool:
+        try:
+            return TypeAdapter(bool).validate_python(value)
+        except ValidationError:
+            return False
 
     @field_validator("default_scheduler")
     @classmethod
     def _is_a_sampler(cls, name: str) -> str:
         return find_sampler(name).name
+
+    @field_validator("default_schedule")
+    @classmethod
+    def _is_a_schedule(cls, name: str | None) -> str | None:
+        return None if name is None else find_schedule(name)
 
     @model_validator(mode="after")
     def _default_size_may_be_drawn(self) -> Self:

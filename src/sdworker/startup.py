@@ -5,15 +5,20 @@ import logging
 import os
 import tempfile
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sdworker import nvidia
 from sdworker.engine.engine import Engine
-from sdworker.engine.model_files import ModelError
+from sdworker.engine.model_config import ModelError, shown
+from sdworker.engine.model_files import why_not
 from sdworker.engine.networks import Networks
 from sdworker.engine.preparation import Means
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
+from sdworker.engine.tables import SamplerTables, TableError
 from sdworker.model_place import model_folder
 from sdworker.settings import Attention, Device, Precision, Settings, SettingsError
 from sdworker.worker import Worker
@@ -23,6 +28,7 @@ __all__ = ["build_worker", "find_model"]
 log = logging.getLogger(__name__)
 
 _NETWORK_VOLUME = Path("/runpod-volume")
+_SMALLEST = (8, 8)  # latents; every level of a UNet halves them
 _DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 
 
@@ -36,14 +42,14 @@ def build_worker(settings: Settings) -> Worker:
     folder = find_model(settings)
     device = _find_device(settings)
     dtype = _find_dtype(settings, device)
-    log.info("loading %s on %s in %s", folder, device, str(dtype).removeprefix("torch."))
+    log.info("loading %s on %s in %s", shown(folder), device, str(dtype).removeprefix("torch."))
     threads = reserve_cores()
     if device.type == "cpu" and settings.keep_memory:
         keep_freed_memory()
     if settings.compile:
         _keep_compiled(settings.compile_cache_dir)
     began = time.perf_counter()
-    networks = Networks.load(
+    networks = _load(
         folder,
         device=device,
         dtype=dtype,
@@ -55,9 +61,77 @@ def build_worker(settings: Settings) -> Worker:
             fp16_accumulation=settings.fp16_accumulation,
         ),
     )
+    _check_samplers(settings, networks, folder)
     log.info("loaded in %.2f s", time.perf_counter() - began)
     engine = Engine(networks, max_rows=settings.max_rows, threads=threads)
-    return Worker(settings, engine, model_name=_model_name(folder))
+    try:
+        return Worker(settings, engine, model_name=_model_name(folder))
+    except SettingsError:
+        engine.close(finish=False)  # its thread would keep the process
+        raise
+
+
+def _load(folder: Path, **options: Any) -> Networks:
+    """The networks, after they have shown that they draw.
+
+    Raises:
+        ModelError: they cannot be loaded, or do not draw.
+    """
+    try:
+        networks = Networks.load(folder, **options)
+        _try_out(networks, folder)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise ModelError(
+            f"{shown(folder)} does not fit into the {options['device'].type} device's memory"
+        ) from None
+    return networks
+
+
+def _try_out(networks: Networks, folder: Path) -> None:
+    """Have each network run once, at its smallest: what is wrong with it shows here, not in every job.
+
+    Raises:
+        ModelError: naming the network.
+    """
+    part = "text_encoder"
+    try:
+        with torch.inference_mode():
+            results = [networks.encode_text("")]
+            part = "unet"
+            results.append(networks.predict(*networks.example_inputs(1, _SMALLEST)))
+            part = "vae"
+            networks.decode(
+                torch.zeros(1, networks.latent_channels, *_SMALLEST, device=networks.device)
+            ).pixels()
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # networks that do not fit each other raise anything; the cause is kept
+        raise ModelError(f"{shown(folder / part)} loads, but does not run: {why_not(error)}") from error
+    for part, result in zip(("text_encoder", "unet"), results, strict=True):
+        if not bool(result.isfinite().all()):
+            raise ModelError(f"{shown(folder / part)} gives numbers that are not finite in {networks.dtype}")
+
+
+def _check_samplers(settings: Settings, networks: Networks, folder: Path) -> None:
+    """The model's noise schedule makes a table for the sampler that jobs get when they name none.
+
+    Raises:
+        ModelError, SettingsError: it does not; naming the file, or the variable where that is at fault.
+    """
+    tables = SamplerTables(networks.scheduler_config, torch.device("cpu"))
+    try:
+        tables.get(settings.default_scheduler, settings.default_steps)
+        return
+    except Exception as error:  # a scheduler raises anything on a configuration that it does not expect
+        cause = error
+    file = shown(folder / "scheduler" / "scheduler_config.json")
+    try:
+        tables.get("Euler", 2)
+    except Exception as error:
+        raise ModelError(f"{file} makes no noise schedule: {why_not(error)}") from error
+    if isinstance(cause, TableError):
+        raise SettingsError(f"DEFAULT_SCHEDULER, DEFAULT_STEPS: {cause}") from cause
+    raise ModelError(f"{file} does not suit {settings.default_scheduler}: {why_not(cause)}") from cause
 
 
 def _keep_compiled(folder: Path | None) -> None:
@@ -89,11 +163,31 @@ def find_model(settings: Settings) -> Path:
 
 
 def _find_device(settings: Settings) -> torch.device:
-    has_cuda = torch.cuda.is_available()
-    if settings.device is Device.CUDA and not has_cuda:
-        raise SettingsError("DEVICE: is cuda, but this machine has no CUDA device that torch can use")
-    if settings.device is Device.CPU or not has_cuda:
+    """Never the CPU by mistake: only where it was asked for, or where nothing speaks of a GPU.
+
+    Raises:
+        SettingsError: there should be a CUDA device, and none can be used; says why.
+    """
+    if settings.device is Device.CPU:
         return torch.device("cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own words on a driver that is too old; ours follow
+        has_cuda = torch.cuda.is_available()
+    if not has_cuda:
+        if settings.device is Device.AUTO and nvidia.driver_version() is None:
+            return torch.device("cpu")
+        reason = nvidia.why_no_device(torch_version=torch.__version__, cuda=torch.version.cuda)
+        raise SettingsError(f"DEVICE: is {settings.device}, but {reason}; DEVICE=cpu draws on the CPU")
+    unusable: str | None
+    try:
+        torch.zeros(1, device="cuda")
+        unusable = nvidia.unbuilt_card(
+            torch.cuda.get_device_name(), torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+        )
+    except RuntimeError as error:  # a card that is broken, or taken by somebody else
+        unusable = f"the GPU cannot be used: {why_not(error)}"
+    if unusable:
+        raise SettingsError(f"DEVICE: is {settings.device}, but {unusable}")
     return torch.device("cuda")
 
 

@@ -113,9 +113,11 @@ class Worker:
                 self._load_mask(request.mask),
             )
             width, height = self.contract.size_for(request, picture.size)
-            image = await asyncio.to_thread(to_pixels, picture, width, height)
+            image = await asyncio.to_thread(to_pixels, picture, width, height, request.resize)
             if mask_picture is not None:
-                mask = await asyncio.to_thread(to_pixels, mask_picture, width, height)
+                mask = await asyncio.to_thread(
+                    to_pixels, mask_picture, width, height, request.resize, like=picture.size
+                )
         if width is None or height is None:
             raise AssertionError("a request without a picture has its size")
         return Drawing(

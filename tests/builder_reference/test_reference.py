@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from builder.reference import ROOT, TABLES, MarkerError, main, rewrite
 
-from sdworker.engine.samplers import SAMPLERS, find_sampler
 from sdworker.request import Request, aliases_of
+from sdworker.samplers import SAMPLERS, find_sampler
 from sdworker.settings import Settings
 
 DOCUMENTS = [

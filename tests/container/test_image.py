@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builder.lock import pins_of
 from PIL import Image
 
 from builder import manifest
@@ -51,7 +52,13 @@ def container(buildah: Buildah, tmp_path_factory: pytest.TempPathFactory) -> str
     configuration, paths = host_pip_configuration()
     (secrets / "pip.conf").write_text(configuration + f"# {SECRET}\n")
     (secrets / "token").write_text(SECRET)
-    arguments = {"BASE_IMAGE": BASE, "MODEL_ID": "models/emoji"}
+    arguments = {
+        "BASE_IMAGE": BASE,
+        "MODEL_ID": "models/emoji",
+        "TORCH_BUILD": "cpu",
+        "TORCH_INDEX": "",  # where this machine's pip finds it
+        "DEVICE": "cpu",
+    }
     buildah.make_base(base_tarball(), BASE)
     buildah.build(
         ROOT,
@@ -106,6 +113,12 @@ class TestRuns:
         extrema = image.convert("L").getextrema()
         assert extrema[0] != extrema[1], "the image is of one colour"
 
+    def test_without_its_gpu_an_image_for_cuda_does_not_start(self, buildah: Buildah, container: str) -> None:
+        done = buildah.run(container, "env", "DEVICE=cuda", "python", "handler.py")
+        assert done.returncode == 1
+        assert "The worker cannot start. DEVICE: is cuda, but" in done.stderr
+        assert "Traceback" not in done.stderr
+
     def test_a_job_that_is_wrong_fails_the_process(self, buildah: Buildah, container: str) -> None:
         done = buildah.run(container, "python", "handler.py", "--test_input", '{"input": {"prompt": ""}}')
         assert done.returncode == 1
@@ -134,6 +147,7 @@ class TestIsMadeRight:
             "PYTHONUNBUFFERED": "1",
             "RUNPOD_LOG_LEVEL": "INFO",
             "TOKENIZERS_PARALLELISM": "false",
+            "DEVICE": "cpu",
         }
         assert environment.items() >= expected.items()
 
@@ -148,9 +162,13 @@ class TestIsMadeRight:
             container, "python", "-m", "pip", "freeze", "--all", "--path", _site(buildah, container)
         )
         assert frozen.returncode == 0, frozen.stderr
-        installed = {line.partition("+")[0] for line in frozen.stdout.splitlines()}
-        locked = {line for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
-        assert {_normal(line) for line in locked} <= {_normal(line) for line in installed}
+        installed = {_normal(line) for line in frozen.stdout.splitlines()}
+        pins = [
+            pin
+            for name in ("requirements.lock", "requirements-torch-cpu.lock", "requirements-xformers.lock")
+            for pin in pins_of((ROOT / name).read_text())
+        ]
+        assert {f"{pin.name}=={pin.version}" for pin in pins if pin.applies} <= installed
 
     def test_xformers_is_there_to_be_selected(self, buildah: Buildah, container: str) -> None:
         code = "import importlib.metadata as m; print(m.version('xformers'))"

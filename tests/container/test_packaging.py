@@ -2,10 +2,13 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builder.lock import BUILDS, TORCH, Pin, pins_of
+from packaging.requirements import Requirement
 
 from sdworker.request import Contract
 from sdworker.settings import Settings
@@ -37,13 +40,36 @@ class TestHub:
 
 
 class TestBuild:
-    def test_the_image_s_torch_is_the_locked_one(self) -> None:
-        locked = re.search(r"^torch==.*$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-        default = re.search(r'^ARG TORCH="(.*)"$', DOCKERFILE, re.MULTILINE)
-        assert locked
+    def test_the_base_image_is_named_by_its_digest(self) -> None:
+        assert re.search(r"^ARG BASE_IMAGE=\S+@sha256:[0-9a-f]{64}$", DOCKERFILE, re.MULTILINE)
+
+    def test_the_image_stops_where_its_gpu_cannot_be_used(self) -> None:
+        """As it is built by default; the variant without CUDA says otherwise."""
+        assert re.search(r"^ARG DEVICE=cuda$", DOCKERFILE, re.MULTILINE)
+        assert "DEVICE=${DEVICE}" in DOCKERFILE
+
+    def test_the_hub_allows_what_the_default_build_runs_on(self) -> None:
+        """Drivers run what was built for an older CUDA."""
+        default = re.search(r"^ARG TORCH_BUILD=cu(\d+)(\d)$", DOCKERFILE, re.MULTILINE)
         assert default
-        assert default[1] == locked[0]
-        assert f"whl/cpu {locked[0]}" in (ROOT / "docker-bake.hcl").read_text()
+        built_for = (int(default[1]), int(default[2]))
+        allowed = [tuple(map(int, v.split("."))) for v in read("hub.json")["config"]["allowedCudaVersions"]]
+        assert allowed == sorted(allowed)
+        assert allowed[0] == built_for
+        assert (13, 0) in allowed
+
+    def test_the_variants_take_builds_that_are_locked(self) -> None:
+        taken = set(
+            re.findall(r'TORCH_BUILD\s*=\s*"?(\w+)', DOCKERFILE + (ROOT / "docker-bake.hcl").read_text())
+        )
+        assert taken == BUILDS.keys()
+
+    def test_the_workflow_names_actions_by_commit(self) -> None:
+        workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+        used = re.findall(r"uses: (\S+)", workflow)
+        assert used
+        for action in used:
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action), action
 
     def test_what_the_dockerfile_copies_passes_the_ignore_file(self) -> None:
         passed = {line[1:] for line in _lines(".dockerignore") if line.startswith("!")}
@@ -58,6 +84,60 @@ class TestBuild:
         used = {name for block in blocks for name in re.findall(r"\b([A-Z_]+)\s*=(?!=)", block)}
         assert used
         assert used <= known
+
+
+LOCKS = sorted(path.name for path in ROOT.glob("requirements*.lock"))
+
+
+def locked(name: str) -> list[Pin]:
+    return pins_of((ROOT / name).read_text())
+
+
+class TestLocks:
+    @pytest.mark.parametrize("name", LOCKS)
+    def test_every_package_is_pinned_with_the_hashes_of_its_files(self, name: str) -> None:
+        pins = locked(name)
+        assert pins
+        for pin in pins:
+            assert pin.is_hashed, pin.name
+        # Nothing but pins and their hashes: no option, no link, no range.
+        rest = [line for line in _lines(name) if not re.match(r"[a-z0-9-]+==\S+( ; .+)?( \\)?$", line)]
+        assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in rest)
+
+    def test_there_is_one_for_each_build_of_torch(self) -> None:
+        for build in BUILDS:
+            pins = locked(f"requirements-torch-{build}.lock")
+            versions = {pin.version.partition("+")[0] for pin in pins if pin.name == "torch"}
+            assert versions == {TORCH.removeprefix("torch==")}
+            assert all(pin.is_of_a_build for pin in pins)
+
+    def test_what_differs_by_build_is_in_no_other(self) -> None:
+        assert [pin.name for pin in locked("requirements.lock") if pin.is_of_a_build] == []
+
+    @pytest.mark.parametrize(
+        ("extra", "locks"),
+        [(None, ["requirements.lock"]), ("dev", ["requirements.lock", "requirements-dev.lock"])],
+    )
+    def test_they_have_what_the_project_needs_in_versions_that_it_allows(
+        self, extra: str | None, locks: list[str]
+    ) -> None:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        needed = project["optional-dependencies"][extra] if extra else project["dependencies"]
+        versions = {pin.name: pin.version for name in locks for pin in locked(name)}
+        versions["torch"] = TORCH.removeprefix("torch==")
+        for requirement in map(Requirement, needed):
+            assert requirement.name in versions, "run `make lock`"
+            assert requirement.specifier.contains(versions[requirement.name]), (
+                f"{requirement}: run `make lock`"
+            )
+
+    def test_each_dependency_has_its_reason(self) -> None:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        reasons = (ROOT / "docs" / "dependencies.md").read_text()
+        for requirement in map(
+            Requirement, project["dependencies"] + project["optional-dependencies"]["dev"]
+        ):
+            assert re.search(rf"\b{re.escape(requirement.name)}\b", reasons), requirement.name
 
 
 def _lines(name: str) -> list[str]:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.generation_data import parameters_text
-from sdworker.request import Request
+from sdworker.request import Contract, Request
+from sdworker.samplers import PAIRS
 
 # The grammar of the last line, as `re_param` in the web UI's modules/infotext_utils.py has it.
 PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -54,6 +54,16 @@ def test_everything_is_read_back() -> None:
         "Size": "64x96",
         "Model": "emoji",
     }
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_sampler_and_schedule_are_told_apart_and_make_the_same_pair_again(
+    name: str, contract: Contract
+) -> None:
+    settings = read(text_of(request(scheduler=name)))[2]
+    assert settings["Sampler"] == PAIRS[name].method
+    again = {"prompt": "x", "sampler_name": settings["Sampler"], "scheduler": settings.get("Schedule type")}
+    assert contract.parse(again).scheduler == name
 
 
 def test_the_strength_is_told_where_a_picture_was_given() -> None:
@@ -114,7 +124,7 @@ def test_a_models_name_never_ends_its_field(model: str) -> None:
 @given(
     prompt=st.text(st.characters(codec="utf-8"), min_size=1),
     negative=st.text(st.characters(codec="utf-8")),
-    sampler=st.sampled_from(list(SAMPLERS)),
+    sampler=st.sampled_from(list(PAIRS)),
     seed=st.integers(0, 2**63 - 1),
     model=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), min_size=1).map(
         str.strip
@@ -125,6 +135,6 @@ def test_the_settings_are_read_back_whatever_the_texts(
 ) -> None:
     asked = Request.model_construct(prompt=prompt, negative_prompt=negative, scheduler=sampler)
     settings = read(text_of(asked, seed=seed, model=model))[2]
-    assert settings["Sampler"] == sampler
+    assert settings["Sampler"] == PAIRS[sampler].method
     assert settings["Seed"] == str(seed)
     assert settings["Model"] == model

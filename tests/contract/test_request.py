@@ -34,11 +34,13 @@ class TestDefaults:
             "height": 512,
             "init_image": None,
             "mask": None,
+            "resize": "stretch",
             "prompt_strength": 0.8,
             "num_outputs": 1,
             "num_inference_steps": 25,
             "guidance_scale": 7.5,
             "scheduler": "DPM++ 2M Karras",
+            "schedule": "karras",
             "output_format": "png",
             "output_quality": 95,
             "nsfw": None,
@@ -90,7 +92,10 @@ class TestLimits:
             ("negative_prompt", ["", " ", "x" * 4096], ["x" * 4097, 5, False, {}]),
             ("width", [64, 512, 2048, 512.0], [0, 56, 63, 65, 100, 2056, 512.5, -64, True, "512"]),
             ("height", [64, 512, 2048, 512.0], [0, 56, 63, 65, 100, 2056, 512.5, -64, True, "512"]),
-            ("init_image", ["https://a.example/b.png", "data:image/png;base64,AA=="], ["", 5, True, []]),
+            ("init_image", ["https://a.example/b.png", "data:image/png;base64,AA==", ""], [5, True, []]),
+            ("mask", [""], [5, True, {}]),
+            ("resize", ["stretch", "crop", "fill", "keep"], ["", "Crop", 1, True]),
+            ("schedule", ["automatic", "Karras", "SGM Uniform", "sgm_uniform"], ["", "none", 5, ["karras"]]),
             ("num_outputs", [1, 16, 4.0], [0, -1, 17, 1.5, True, "2", 10**400]),
             ("num_inference_steps", [1, 500, 25.0], [0, 501, -5, 2.5, True, "25"]),
             ("guidance_scale", [0, 0.0, 1, 30, 7.25], [-0.1, 30.1, "7", True, math.nan, math.inf, 10**400]),
@@ -115,17 +120,15 @@ class TestLimits:
         for value in refused:
             assert refusal(contract, {"prompt": "x", field: value}).startswith(f"{field}: "), value
 
-    @pytest.mark.parametrize(
-        ("allowed", "refused"), [([0.001, 0.8, 1, 1.0], [0, -0.1, 1.01, "1", True, math.nan])]
-    )
-    def test_strength_is_above_0_up_to_1(
-        self, contract: Contract, allowed: list[Any], refused: list[Any]
-    ) -> None:
-        picture = {"prompt": "x", "init_image": "data:,"}
+    @pytest.mark.parametrize("picture", [{}, {"init_image": "data:,"}], ids=["without", "with a picture"])
+    def test_strength_is_from_0_to_1(self, contract: Contract, picture: dict[str, Any]) -> None:
+        given = {"prompt": "x", **picture}
+        allowed: tuple[float, ...] = (0, 0.001, 0.8, 1, 1.0)
+        refused: tuple[Any, ...] = (-0.1, 1.01, "1", True, math.nan)
         for value in allowed:
-            assert contract.parse({**picture, "prompt_strength": value}).prompt_strength == value
-        for value in refused:
-            assert refusal(contract, {**picture, "prompt_strength": value}).startswith("prompt_strength: ")
+            assert contract.parse({**given, "prompt_strength": value}).prompt_strength == value
+        for wrong in refused:
+            assert refusal(contract, {**given, "prompt_strength": wrong}).startswith("prompt_strength: ")
 
     def test_the_last_images_seed_is_in_range_too(self, contract: Contract) -> None:
         contract.parse({"prompt": "x", "seed": LARGEST - 4, "num_outputs": 4})
@@ -201,6 +204,12 @@ class TestNames:
             ("DPM++ 2M", "Karras", "DPM++ 2M Karras"),
             ("DPM++ 2M SDE", "exponential", "DPM++ 2M SDE Exponential"),
             ("Euler a", "Automatic", "Euler a"),
+            ("DPM++ 2M", "Automatic", "DPM++ 2M Karras"),
+            ("DPM++ 3M SDE", "Automatic", "DPM++ 3M SDE Exponential"),
+            ("DPM++ 2M Karras", "Automatic", "DPM++ 2M Karras"),
+            ("DPM++ 2M Karras", "Karras", "DPM++ 2M Karras"),
+            ("Euler", "SGM Uniform", "Euler SGM Uniform"),
+            ("Euler", "DDIM", "Euler DDIM"),
         ],
     )
     def test_a_sampler_and_its_noise_levels_may_be_said_apart(
@@ -209,17 +218,22 @@ class TestNames:
         given = {"prompt": "x", "sampler_name": name, "scheduler": levels}
         assert contract.parse(given).scheduler == sampler
 
-    def test_noise_levels_that_a_sampler_does_not_have_are_refused(self, contract: Contract) -> None:
-        message = refusal(contract, {"prompt": "x", "sampler_name": "Euler a", "scheduler": "Karras"})
-        assert "'Euler a Karras' is not a sampler" in message
+    def test_a_schedule_that_a_sampler_cannot_run_on_is_refused_with_those_it_can(
+        self, contract: Contract
+    ) -> None:
+        message = refusal(contract, {"prompt": "x", "sampler_name": "PLMS", "scheduler": "Karras"})
+        assert message == (
+            "scheduler (schedule): 'karras' cannot be had with PNDM; "
+            "allowed: automatic, uniform, sgm_uniform, turbo"
+        )
 
     def test_an_error_says_the_name_that_was_written_and_the_field(self, contract: Contract) -> None:
         message = refusal(contract, {"prompt": "x", "steps": 0})
         assert (
             message == "steps (num_inference_steps): 0 is not allowed; allowed: a whole number from 1 to 500"
         )
-        assert refusal(contract, {"prompt": "x", "strength": 0.5}) == (
-            "strength (prompt_strength): needs an init_image to start from"
+        assert refusal(contract, {"prompt": "x", "mask_image": "data:,"}) == (
+            "mask_image (mask): needs an init_image to repaint"
         )
 
     @pytest.mark.parametrize(
@@ -251,8 +265,9 @@ class TestTogether:
         message = refusal(contract, {"prompt": "x", "mask_image": "data:,"})
         assert message == "mask_image (mask): needs an init_image to repaint"
 
-    def test_the_v1_workers_default_strength_needs_none(self, contract: Contract) -> None:
-        contract.parse({"prompt": "x", "prompt_strength": 0.8})
+    @pytest.mark.parametrize("strength", [0, 0.3, 0.8, 1])
+    def test_a_strength_without_a_picture_means_nothing(self, contract: Contract, strength: float) -> None:
+        contract.parse({"prompt": "x", "prompt_strength": strength, "init_image": "", "mask": ""})
 
     def test_lora_is_refused_until_it_is_there(self, contract: Contract) -> None:
         assert "LoRA is not supported yet" in refusal(contract, {"prompt": "x", "lora": "a/b"})
@@ -260,7 +275,7 @@ class TestTogether:
     @pytest.mark.parametrize(
         ("given", "only"),
         [
-            ({"init_image": 5, "mask": "data:,", "prompt_strength": 0.5}, "init_image: 5 is not allowed"),
+            ({"init_image": 5, "mask": "data:,"}, "init_image: 5 is not allowed"),
             ({"width": 2049, "height": 2048}, "width: 2049 is not allowed"),
             ({"num_outputs": 10**30, "seed": 5}, "num_outputs: 1"),
         ],

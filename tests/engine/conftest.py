@@ -13,9 +13,9 @@ from PIL import Image
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.networks import Networks
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.tables import make_scheduler
 from sdworker.engine.vae import ComingImage
+from sdworker.samplers import PAIRS
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ class Reference:
     def latents(self, drawing: Drawing, seed: int) -> torch.Tensor:
         """The finished latents [1, 4, h, w] of one image of a drawing."""
         pipeline, arguments = self._call(drawing)
-        pipeline.scheduler = make_scheduler(SAMPLERS[drawing.sampler], self.scheduler_config)
+        pipeline.scheduler = make_scheduler(PAIRS[drawing.sampler], self.scheduler_config)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline(
             prompt=drawing.prompt,

@@ -13,7 +13,7 @@ import torch
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
-from sdworker.engine.samplers import SAMPLERS
+from sdworker.samplers import SAMPLERS
 
 from .conftest import CPU, RecordingNetworks, Reference
 
@@ -69,6 +69,17 @@ async def test_every_sampler_draws_in_every_mode_what_diffusers_draws(
             await engine.draw(drawing)
         return
     await compare(engine, reference, drawing)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    ["Euler a Karras", "DPM++ 2M Simple", "DDIM KL Optimal", "PNDM SGM Uniform", "LCM Turbo", "Heun Uniform",
+     "DPM2 a DDIM", "UniPC Align Your Steps", "DPM++ SDE Beta", "LMS SGM Uniform"],
+)  # fmt: skip
+async def test_on_any_schedule_a_sampler_draws_what_diffusers_draws(
+    engine: Engine, reference: Reference, mode: dict[str, Any], sampler: str
+) -> None:
+    await compare(engine, reference, base(sampler=sampler, **mode))
 
 
 async def test_in_a_busy_mixed_batch_every_drawing_is_what_diffusers_draws_alone(

@@ -8,8 +8,8 @@ import diffusers
 import pytest
 import torch
 
-from sdworker.engine.samplers import SAMPLERS
 from sdworker.engine.tables import SamplerTables, Table, TableError, first_step, make_scheduler, probe
+from sdworker.samplers import PAIRS, SAMPLERS
 
 SD15 = {
     "_class_name": "PNDMScheduler",
@@ -87,15 +87,27 @@ IMAGE = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manu
 def test_a_table_does_what_its_scheduler_does(
     sampler: str, steps: int, part: str, config: dict[str, Any]
 ) -> None:
+    compare(sampler, steps, part, config)
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+@pytest.mark.parametrize("sampler", sorted(PAIRS.keys() - SAMPLERS.keys()))
+@pytest.mark.parametrize("part", ["whole", "from the middle"])
+def test_a_table_on_any_schedule_does_what_its_scheduler_does(sampler: str, steps: int, part: str) -> None:
+    compare(sampler, steps, part, SD15)
+
+
+def compare(sampler: str, steps: int, part: str, config: dict[str, Any]) -> None:
+    """Run a scheduler and its table side by side, and hold the one against the other."""
     first = None if part == "whole" else first_step(steps, 0.6)
     if sampler == "IPNDM" and first is not None:
         return
     generator = torch.Generator().manual_seed(3)
     noise = [torch.randn(SHAPE, dtype=torch.float64, generator=generator) for _ in range(2 * steps + 2)]
     table = probe(
-        make_scheduler(SAMPLERS[sampler], config), steps, first=first, noise_only=first is None, masked=False
+        make_scheduler(PAIRS[sampler], config), steps, first=first, noise_only=first is None, masked=False
     )
-    theirs = run_scheduler(make_scheduler(SAMPLERS[sampler], config), steps, noise, first)
+    theirs = run_scheduler(make_scheduler(PAIRS[sampler], config), steps, noise, first)
     ours = run_table(table, noise)
     # IPNDM in one step gives zeros, in diffusers too.
     assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())

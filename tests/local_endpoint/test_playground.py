@@ -160,11 +160,13 @@ class TestForm:
                 "height",
                 "init_image",
                 "mask",
+                "resize",
                 "prompt_strength",
                 "num_outputs",
                 "num_inference_steps",
                 "guidance_scale",
                 "scheduler",
+                "schedule",
                 "seed",
                 "output_format",
                 "output_quality",
@@ -312,3 +314,47 @@ def contrast(page: Any, selector: str) -> float:
 
     dark, light = sorted(luminance(colour) for colour in colours)
     return (light + 0.05) / (dark + 0.05)
+
+
+NESTED = {
+    "type": "object",
+    "required": ["prompt"],
+    "properties": {
+        "prompt": {"type": "string"},
+        "addons": {"type": ["array", "null"], "items": {"$ref": "#/$defs/AddOn"}, "default": []},
+        "hires": {"anyOf": [{"$ref": "#/$defs/AddOn"}, {"type": "null"}], "default": None},
+        "loras": {"$ref": "#/properties/addons"},
+        "gone": {"deprecated": True, "enum": [{}, None]},
+    },
+    "$defs": {"AddOn": {"type": "object", "properties": {"name": {"type": "string"}}}},
+}
+FILL = """async ([schema, written]) => {
+    const { buildForm } = await import("/playground/form.js");
+    const place = document.createElement("div");
+    const form = buildForm(schema, place, place);
+    for (const [name, text] of Object.entries(written)) place.querySelector(`[name="${name}"]`).value = text;
+    const read = form.read();
+    form.write(read);
+    return [read, form.read(), [...place.querySelectorAll("[name]")].map((field) => field.name)];
+}"""
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({}, {}),
+        (
+            {"addons": '[{"name": "a"}, {"name": "b"}]', "hires": ' {"name": "c"} '},
+            {"addons": [{"name": "a"}, {"name": "b"}], "hires": {"name": "c"}},
+        ),
+        ({"addons": "[{"}, {"addons": "[{"}),
+    ],
+    ids=["empty", "objects", "no JSON"],
+)
+def test_objects_and_lists_are_written_as_json(
+    page: Any, written: dict[str, str], read: dict[str, Any]
+) -> None:
+    sent, again, names = page.evaluate(FILL, [NESTED, written])
+    assert sent == read
+    assert again == read or written == {"addons": "[{"}
+    assert names == ["prompt", "addons", "hires"]

@@ -14,7 +14,7 @@ import pytest_asyncio
 import torch
 from PIL import Image
 
-from sdworker.engine.samplers import SAMPLERS
+from sdworker.samplers import SAMPLERS
 from sdworker.settings import Settings
 from sdworker.startup import build_worker
 from sdworker.worker import Worker

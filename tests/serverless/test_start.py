@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from .conftest import ROOT, running_worker
 
@@ -65,6 +66,46 @@ def test_settings_that_cannot_work_stop_it_at_start(environment: dict[str, str],
     assert done.returncode == 1
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class TestWithoutAUsableGpu:
+    """A worker for a GPU never draws on the CPU by mistake."""
+
+    @pytest.fixture
+    def old_driver(self, tmp_path: Path) -> dict[str, str]:
+        """An environment with an `nvidia-smi` that tells of driver 570, which CUDA 13 cannot use."""
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text("#!/bin/sh\necho 570.86.10\n")
+        tool.chmod(0o755)
+        return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    @pytest.mark.parametrize("device", ["cuda", "auto", None])
+    def test_the_start_stops_with_the_driver_found_and_the_driver_needed(
+        self, old_driver: dict[str, str], device: str | None
+    ) -> None:
+        done = run_locally(**old_driver, **({"DEVICE": device} if device else {}))
+        assert done.returncode == 1
+        (line,) = [line for line in done.stderr.splitlines() if "cannot start" in line]
+        assert f"DEVICE: is {device or 'auto'}" in line
+        assert "570.86.10" in line
+        assert "580.65.06" in line
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    async def test_in_production_it_is_reported_to_the_platform_and_no_job_is_taken(
+        self, old_driver: dict[str, str]
+    ) -> None:
+        async with running_worker(**old_driver) as worker:
+            assert await worker.exit_code() == 1
+            assert "570.86.10" in worker.text
+            assert worker.platform.unhealthy
+            assert worker.platform.taken == []
+
+    def test_the_cpu_is_taken_where_it_is_asked_for(self, old_driver: dict[str, str]) -> None:
+        small = '{"prompt": "x", "width": 64, "height": 64, "steps": 1}'
+        done = run_locally("--test_input", f'{{"input": {small}}}', **old_driver, DEVICE="cpu")
+        assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_broken_model_stops_it_and_names_the_file(broken_model: Path) -> None:

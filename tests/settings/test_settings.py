@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from sdworker.engine.samplers import SAMPLERS
+from sdworker.samplers import SAMPLERS
 from sdworker.settings import (
     Attention,
     BucketAddressing,
@@ -64,6 +64,9 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "DEFAULT_STEPS": [("1", 1), ("500", 500)],
     "DEFAULT_GUIDANCE": [("0", 0.0), ("30", 30.0), ("4.5", 4.5)],
     "DEFAULT_SCHEDULER": [("K_EULER", "Euler"), ("dpm++ 2m karras", "DPM++ 2M Karras")],
+    "DEFAULT_SCHEDULE": [("Automatic", "automatic"), ("SGM Uniform", "sgm_uniform")],
+    "DEFAULT_RESIZE": [("crop", "crop"), ("keep", "keep")],
+    "V1_DEFAULTS": [("1", True), ("0", False)],
     "MAX_ROWS": [("2", 2), ("64", 64)],
     "CONCURRENCY": [("2", 2), ("100", 100)],
     "MAX_IMAGE_MB": [("0.5", 0.5), ("20", 20.0)],
@@ -108,6 +111,9 @@ REFUSED: dict[str, list[str]] = {
     "DEFAULT_STEPS": ["0", "501"],
     "DEFAULT_GUIDANCE": ["-1", "31", "nan", "inf"],
     "DEFAULT_SCHEDULER": ["DPM fast", "none"],
+    "DEFAULT_SCHEDULE": ["karas", "DPM++ 2M"],
+    "DEFAULT_RESIZE": ["just resize", "2"],
+    "V1_DEFAULTS": ["v1", "2"],
     "MAX_ROWS": ["1"],
     "CONCURRENCY": ["0", "1"],
     "MAX_IMAGE_MB": ["0", "-1", "inf", "nan"],
@@ -124,6 +130,18 @@ REFUSED: dict[str, list[str]] = {
     "WARM_UP": ["maybe", "-1"],
     "KEEP_MEMORY": ["some"],
 }
+
+
+def test_v1_defaults_are_those_of_worker_stable_diffusion_v1(environment: pytest.MonkeyPatch) -> None:
+    settings = load(environment, V1_DEFAULTS="1")
+    assert (settings.default_width, settings.default_height) == (512, 512)
+    assert (settings.default_steps, settings.default_guidance) == (50, 7.5)
+    assert (settings.default_scheduler, settings.default_resize) == ("LMS", "keep")
+
+
+def test_a_default_that_is_set_counts_more_than_v1s(environment: pytest.MonkeyPatch) -> None:
+    settings = load(environment, V1_DEFAULTS="true", DEFAULT_STEPS="9", DEFAULT_WIDTH="")
+    assert (settings.default_steps, settings.default_width, settings.default_scheduler) == (9, 512, "LMS")
 
 
 def test_no_variable_is_left_untested() -> None:

@@ -1,5 +1,7 @@
 // The form, built from the JSON Schema of a job's input. Fields left empty are not sent.
 
+import { parse, stringify } from "./json.js";
+
 const FIRST = ["prompt", "negative_prompt"];
 const PICTURES = new Set(["init_image", "mask"]);
 
@@ -12,7 +14,8 @@ function offered(property) {
 function resolve(property, schema) {
   if (property.$ref) {
     const target = property.$ref.replace("#/", "").split("/");
-    property = { ...target.reduce((at, name) => at[name], schema), ...property };
+    const { $ref, ...own } = property;
+    property = { ...target.reduce((at, name) => at?.[name], schema), ...own };
   }
   const choices = (property.anyOf ?? property.oneOf ?? []).filter((choice) => choice.type !== "null");
   if (choices.length > 0) property = { ...resolve(choices[0], schema), ...property };
@@ -73,6 +76,15 @@ function control(name, property, id) {
     const input = element("textarea", { ...described, ...limits, rows: name === "prompt" ? 4 : 2, placeholder });
     return { nodes: [input], read: () => input.value || undefined, write: (value) => (input.value = value ?? "") };
   }
+  if (property.type === "object" || property.type === "array") {
+    const example = property.type === "array" ? "[{…}, …]" : "{…}";
+    const input = element("textarea", { ...described, rows: 2, placeholder: `JSON: ${example}`, spellcheck: "false" });
+    return {
+      nodes: [input],
+      read: () => (input.value.trim() === "" ? undefined : jsonOrText(input.value)),
+      write: (value) => (input.value = value === undefined ? "" : stringify(value)),
+    };
+  }
   const list = property.examples?.length ? `${id}-list` : undefined;
   const input = element("input", { ...described, type: "text", placeholder, list, spellcheck: "false" });
   const nodes = [input];
@@ -82,6 +94,15 @@ function control(name, property, id) {
   }
   if (PICTURES.has(name)) nodes.push(picker(name, input));
   return { nodes, read: () => input.value || undefined, write: (value) => (input.value = value ?? "") };
+}
+
+/** What is no JSON goes as it is: the worker says better than a form what is wrong with it. */
+function jsonOrText(text) {
+  try {
+    return parse(text);
+  } catch {
+    return text;
+  }
 }
 
 function exact(text) {

@@ -13,7 +13,7 @@ class Drawing:
 
     Attributes:
         width, height: in pixels, multiples of 8.
-        sampler: canonical name (`samplers.py`).
+        sampler: canonical name (`sdworker/samplers.py`).
         seeds: one for each image.
         image: uint8 [height, width, 3] to start from, or None.
         mask: uint8 [height, width], 255 where `image` is repainted, or None.

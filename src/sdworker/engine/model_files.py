@@ -4,18 +4,35 @@ A worker whose model is missing, half copied or of another kind must refuse to s
 fail at the first job with a traceback out of a library.
 """
 
+import errno
 import json
+import math
+import os
+import re
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-__all__ = ["ModelError", "ModelFolder", "check_complete", "check_model_folder"]
+from sdworker.engine.model_config import (
+    ModelError,
+    SchedulerConfig,
+    TextConfig,
+    TokenizerConfig,
+    UnetConfig,
+    VaeConfig,
+    check_config,
+    check_fit,
+    quoted,
+    shown,
+)
 
+if TYPE_CHECKING:
+    from torch import nn
 
-class ModelError(Exception):
-    """The model folder cannot be used; the message names the file and what is wrong with it."""
+__all__ = ["ModelError", "ModelFolder", "check_complete", "check_finite", "check_model_folder", "why_not"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,13 @@ class ModelFolder:
     scheduler_config: dict[str, Any]
 
 
-_KINDS = ("StableDiffusion", "LatentConsistencyModel")
+_KINDS = (
+    "LatentConsistencyModelImg2ImgPipeline",
+    "LatentConsistencyModelPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionPipeline",
+)
 # Component → the stem of its weights' file, as diffusers and transformers name it.
 _WEIGHTS = {
     "text_encoder": "model",
@@ -41,6 +64,21 @@ _WEIGHTS = {
     "vae": "diffusion_pytorch_model",
 }
 _VARIANTS = (None, "fp16")
+# Bytes of an element, and whether it may be a weight; what is not listed safetensors does not read either.
+_DTYPES = {
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2"), (1, True)),
+    **dict.fromkeys(("BF16", "F16"), (2, True)),
+    "F32": (4, True),
+    "F64": (8, True),
+    **dict.fromkeys(("BOOL", "I8", "U8"), (1, False)),
+    **dict.fromkeys(("I16", "U16"), (2, False)),
+    **dict.fromkeys(("I32", "U32"), (4, False)),
+    **dict.fromkeys(("I64", "U64"), (8, False)),
+}
+# Counted in files, not learned.
+_INTEGER_TENSORS = ("position_ids", "num_batches_tracked")
+_LONGEST_HEADER_BYTES = 100_000_000  # what safetensors itself reads
+_LONGEST_JSON_BYTES = 64_000_000  # a tokenizer takes four, an index of shards less than one
 
 
 def check_model_folder(path: Path) -> ModelFolder:
@@ -49,25 +87,38 @@ def check_model_folder(path: Path) -> ModelFolder:
     Raises:
         ModelError: naming the file.
     """
-    if not path.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise ModelError(f"the model folder {shown(path)} cannot be read: {error.strerror}") from None
+        is_folder = False
+    except ValueError:  # a null byte in a path, which only a call from Python can bring
+        is_folder = False
+    if not is_folder:
         raise ModelError(
-            f"there is no model folder at {path}; set MODEL_DIR to a folder in diffusers' layout"
+            f"there is no model folder at {shown(path)}; set MODEL_DIR to a folder in diffusers' layout"
         )
     index = _read_json(path / "model_index.json")
-    kind = str(index.get("_class_name", ""))
-    if not kind.startswith(_KINDS) or "text_encoder_2" in index:
+    kind = index.get("_class_name")
+    if kind not in _KINDS or "text_encoder_2" in index:
         raise ModelError(
-            f"{path / 'model_index.json'} describes a {kind or 'pipeline of unknown kind'}; "
+            f"{shown(path / 'model_index.json')} describes a {_named(kind)}; "
             "this worker serves Stable Diffusion 1.x and 2.x (StableDiffusionPipeline, its inpainting twin and "
             "LatentConsistencyModelPipeline)"
         )
-    for component in _WEIGHTS:
-        _read_json(path / component / "config.json")
-    _check_tokenizer(path / "tokenizer")
+    text = _read_config(TextConfig, path / "text_encoder" / "config.json")
+    unet = _read_config(UnetConfig, path / "unet" / "config.json")
+    vae = _read_config(VaeConfig, path / "vae" / "config.json")
+    check_fit(path, unet=unet, vae=vae, text_width=text.hidden_size)
+    scheduler_file = path / "scheduler" / "scheduler_config.json"
+    scheduler = _read_json(scheduler_file)
+    check_config(SchedulerConfig, scheduler, scheduler_file)
+    _check_tokenizer(path / "tokenizer", text)
     return ModelFolder(
         path=path,
         variants={component: _check_weights(path / component, stem) for component, stem in _WEIGHTS.items()},
-        scheduler_config=_read_json(path / "scheduler" / "scheduler_config.json"),
+        scheduler_config=scheduler,
     )
 
 
@@ -83,22 +134,73 @@ def check_complete(folder: Path, info: Mapping[str, Any]) -> None:
     found = [*(info.get("missing_keys") or ()), *(info.get("mismatched_keys") or ())]
     lacking = sorted(name if isinstance(name, str) else str(name[0]) for name in found)  # or name and shapes
     if lacking:
-        raise ModelError(f"{folder} lacks {len(lacking)} of its weights, or has them misshapen: {lacking[0]}")
+        raise ModelError(
+            f"{shown(folder)} lacks {len(lacking)} of its weights, or has them misshapen: {lacking[0]}"
+        )
 
 
-def _check_tokenizer(folder: Path) -> None:
-    """The library takes a vocabulary without merges for granted and answers damage with whatever it meets."""
-    if (folder / "tokenizer_config.json").is_file():
-        _read_json(folder / "tokenizer_config.json")
-    if (folder / "tokenizer.json").is_file():
-        if not isinstance(_read_json(folder / "tokenizer.json").get("model"), dict):
-            raise ModelError(f"{folder / 'tokenizer.json'} is damaged: it holds no tokenizer")
+def check_finite(folder: Path, network: "nn.Module") -> None:
+    """Refuse a network with NaN or infinity among its weights, of which every picture would be black.
+
+    Args:
+        network: on its device. One sum a weight, and one wait for all of them.
+
+    Raises:
+        ModelError: naming the first of them.
+    """
+    import torch
+
+    named = [(name, weight) for name, weight in network.named_parameters() if weight.numel()]
+    if not named:
         return
-    if not _read_json(folder / "vocab.json"):
-        raise ModelError(f"{folder / 'vocab.json'} is damaged: it is empty")
+    sums = torch.stack([weight.detach().sum(dtype=torch.float32) for _, weight in named])
+    for (name, weight), is_finite in zip(named, sums.isfinite().tolist(), strict=True):
+        # The sum of finite numbers may be infinite, if hardly ever.
+        if not is_finite and not bool(weight.detach().isfinite().all()):
+            raise ModelError(f"{shown(folder)} is damaged: its weight {name} holds NaN or infinity")
+
+
+def why_not(error: BaseException) -> str:
+    """What a library meant when it could not load something, in a line."""
+    text = str(error).strip() or type(error).__name__
+    misshapen = re.search(r"(\S+) expected shape torch\.Size\((.+?)\), but got torch\.Size\((.+?)\)", text)
+    if misshapen:
+        name, wanted, found = misshapen.groups()
+        return f"its weight {name} has the shape {found}, and should have {wanted}"
+    line = text.splitlines()[0]
+    return f"{line} is missing or unknown" if isinstance(error, KeyError) else line
+
+
+def _check_tokenizer(folder: Path, text: TextConfig) -> None:
+    """The library takes a vocabulary without merges for granted and answers damage with whatever it meets."""
+    if _is_file(folder / "tokenizer_config.json"):
+        _read_config(TokenizerConfig, folder / "tokenizer_config.json")
+    whole = folder / "tokenizer.json"
+    if _is_file(whole):
+        content = _read_json(whole)
+        if not isinstance(content.get("model"), dict):
+            raise ModelError(f"{shown(whole)} is damaged: it holds no tokenizer")
+        _check_vocabulary(whole, content["model"].get("vocab"), text)
+        return
+    vocabulary = _read_json(folder / "vocab.json")
+    if not vocabulary:
+        raise ModelError(f"{shown(folder / 'vocab.json')} is damaged: it is empty")
+    _check_vocabulary(folder / "vocab.json", vocabulary, text)
     merges = [line for line in _read_text(folder / "merges.txt").splitlines() if not line.startswith("#")]
     if not any(merges):
-        raise ModelError(f"{folder / 'merges.txt'} is damaged: it holds no merges")
+        raise ModelError(f"{shown(folder / 'merges.txt')} is damaged: it holds no merges")
+
+
+def _check_vocabulary(file: Path, vocabulary: object, text: TextConfig) -> None:
+    """An id beyond the embedding's end would fail the first prompt that has it."""
+    if not isinstance(vocabulary, dict):
+        return  # a kind of tokenizer without one; the library reads it, or says why not
+    for token, number in vocabulary.items():
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < text.vocab_size:
+            raise ModelError(
+                f"{shown(file)} does not fit the text encoder: the token {quoted(token)} has the number "
+                f"{quoted(number)}, and vocab_size is {text.vocab_size}"
+            )
 
 
 def _check_weights(folder: Path, stem: str) -> str | None:
@@ -109,18 +211,18 @@ def _check_weights(folder: Path, stem: str) -> str | None:
         shards = folder / (
             f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
         )
-        if whole.is_file():
+        if _is_file(whole):
             _check_safetensors(whole)
             return variant
-        if shards.is_file():
+        if _is_file(shards):
             for shard in _shards(shards):
                 _check_safetensors(folder / shard)
             return variant
-    pickled = next((file for file in folder.glob("*.bin")), None)
+    pickled = next(iter(sorted(folder.glob("*.bin"))), None)
     hint = (
         f" ({pickled.name} is a pickle, which can run code: get the model as safetensors)" if pickled else ""
     )
-    raise ModelError(f"{folder / stem}.safetensors is missing{hint}")
+    raise ModelError(f"{shown(folder / stem)}.safetensors is missing{hint}")
 
 
 def _shards(index: Path) -> list[str]:
@@ -128,7 +230,10 @@ def _shards(index: Path) -> list[str]:
     weight_map = _read_json(index).get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) for name in names):
-        raise ModelError(f"{index} is damaged: its weight_map names no files")
+        raise ModelError(f"{shown(index)} is damaged: its weight_map names no files")
+    outside = next((name for name in names if Path(name).name != name), None)
+    if outside is not None:
+        raise ModelError(f"{shown(index)} is damaged: {quoted(outside)} is not a file's name")
     return sorted(set(names))
 
 
@@ -139,27 +244,32 @@ def _check_safetensors(file: Path) -> None:
     (https://github.com/huggingface/safetensors#format).
     """
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+        with _open(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
             start = stream.read(8)
             if start.startswith(b"version "):
                 raise ModelError(_pointer(file))
             if len(start) < 8:
-                raise ModelError(f"{file} is damaged: it has only {size} bytes")
+                raise ModelError(f"{shown(file)} is damaged: it has only {size} bytes")
             (length,) = struct.unpack("<Q", start)
             if length > size - 8:
                 raise ModelError(
-                    f"{file} is damaged: it has {size} bytes, its header alone should have {length}"
+                    f"{shown(file)} is damaged: it has {size} bytes, its header alone should have {length}"
                 )
-            promised = 8 + length + _data_bytes(json.loads(stream.read(length)))
-    except FileNotFoundError:
-        raise ModelError(f"{file} is missing") from None
+            if length > _LONGEST_HEADER_BYTES:
+                raise ModelError(f"{shown(file)} is damaged: its header has {length} bytes")
+            header = json.loads(stream.read(length))
+        promised = 8 + length + _data_bytes(header)
     except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
+        raise ModelError(f"{shown(file)} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{file} is damaged: its safetensors header cannot be read") from error
+        raise ModelError(f"{shown(file)} is damaged: its safetensors header cannot be read") from error
     if size != promised:
-        raise ModelError(f"{file} is damaged: it has {size} bytes, its header promises {promised}")
+        raise ModelError(f"{shown(file)} is damaged: it has {size} bytes, its header promises {promised}")
+    for name, entry in header.items():
+        wrong = None if name == "__metadata__" else _wrong_tensor(name, entry)
+        if wrong:
+            raise ModelError(f"{shown(file)} is damaged: its tensor {quoted(name)} {wrong}")
 
 
 def _data_bytes(header: Any) -> int:
@@ -167,29 +277,88 @@ def _data_bytes(header: Any) -> int:
     return max(int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__")
 
 
+def _wrong_tensor(name: str, entry: Mapping[str, Any]) -> str | None:
+    """What is wrong with a tensor, by its line in the header."""
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        return f"is of the type {quoted(dtype)}"
+    if not isinstance(shape, list) or not all(isinstance(side, int) and side >= 0 for side in shape):
+        return f"has the shape {quoted(shape)}"
+    element_bytes, is_weight = _DTYPES[dtype]
+    begin, end = offsets[0], offsets[1]
+    if not isinstance(begin, int) or not isinstance(end, int) or not 0 <= begin <= end:
+        return f"lies at {quoted(offsets)}"
+    if end - begin != math.prod(shape) * element_bytes:
+        return f"of {quoted(shape)} in {dtype} does not take the {end - begin} bytes that it has"
+    if not is_weight and not name.endswith(_INTEGER_TENSORS):
+        return f"is of the type {dtype}, and weights are floating-point numbers"
+    return None
+
+
+def _read_config(schema: type[Any], file: Path) -> Any:
+    return check_config(schema, _read_json(file), file)
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(_read_text(file))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is damaged: {error}") from error
+        raise ModelError(f"{shown(file)} is damaged: {error}") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{file} is damaged: it should hold a JSON object")
+        raise ModelError(f"{shown(file)} is damaged: it should hold a JSON object")
     return content
 
 
 def _read_text(file: Path) -> str:
     try:
-        text = file.read_text("utf-8")
-    except FileNotFoundError:
-        raise ModelError(f"{file} is missing") from None
+        with _open(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > _LONGEST_JSON_BYTES:
+                raise ModelError(
+                    f"{shown(file)} is damaged: it has {size} bytes, far more than what it should hold"
+                )
+            text = stream.read().decode("utf-8")
     except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
+        raise ModelError(f"{shown(file)} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ModelError(f"{file} is damaged: it is no text") from error
+        raise ModelError(f"{shown(file)} is damaged: it is no text in UTF-8") from error
+    if text.startswith("\ufeff"):
+        raise ModelError(f"{shown(file)} begins with a byte order mark: save it as UTF-8 without one")
     if text.startswith("version https://git-lfs"):
         raise ModelError(_pointer(file))
     return text
 
 
+def _open(file: Path) -> BinaryIO:
+    """A file to be read, if it is one: a pipe in its place would keep the start waiting for ever.
+
+    Raises:
+        ModelError: it is missing, or no file.
+        OSError: it cannot be read.
+    """
+    try:
+        mode = file.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"{shown(file)} is missing") from None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ModelError(f"{shown(file)} cannot be read: it is a device or a pipe")
+    return file.open("rb")
+
+
+def _is_file(file: Path) -> bool:
+    """Whether something is there, be it what it should be or not; `_open` judges that."""
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # it is there, and cannot be reached
+        return True
+    return True
+
+
+def _named(kind: object) -> str:
+    return kind[:60] if isinstance(kind, str) and kind.isprintable() and kind else "pipeline of unknown kind"
+
+
 def _pointer(file: Path) -> str:
-    return f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull`"
+    return f"{shown(file)} is a Git LFS pointer, not the file itself: run `git lfs pull`"

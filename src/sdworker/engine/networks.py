@@ -5,7 +5,7 @@ image's height and width in pixels, `s` is `pixels_per_latent` (8 for Stable Dif
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 
 from sdworker.engine.device import fetch, mark, send, time_call
-from sdworker.engine.model_files import ModelError, check_complete, check_model_folder
+from sdworker.engine.model_config import ModelError, shown
+from sdworker.engine.model_files import check_complete, check_finite, check_model_folder, why_not
 from sdworker.engine.preparation import Means, preparation
 from sdworker.engine.prepared import Prepared
 from sdworker.engine.text.chunks import Chunk
@@ -95,7 +96,9 @@ class Networks:
                 ),
             )
             check_complete(folder / name, info)
-            return module.to(device).eval().requires_grad_(False)
+            module = module.to(device).eval().requires_grad_(False)
+            check_finite(folder / name, module)
+            return module
 
         unet = network("unet", UNet2DConditionModel)
         _check_unet(unet, folder)
@@ -111,11 +114,13 @@ class Networks:
                 folder / "text_encoder", dtype=dtype, variant=checked.variants["text_encoder"]
             ),
         )
+        text_encoder = text_encoder.to(device).eval().requires_grad_(False)
+        check_finite(folder / "text_encoder", text_encoder)
         return cls(
             tokenizer=_load(
                 folder / "tokenizer", lambda: load_tokenizer(folder / "tokenizer", text_encoder.positions)
             ),
-            text_encoder=text_encoder.to(device).eval().requires_grad_(False),
+            text_encoder=text_encoder,
             unet=unet,
             vae=vae,
             scheduler_config=checked.scheduler_config,
@@ -282,7 +287,7 @@ def _load(folder: Path, load: Callable[[], Any]) -> Any:
     except ModelError:
         raise
     except Exception as error:  # the libraries raise anything, down to bare Exception; the cause is kept
-        raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"{shown(folder)} cannot be loaded: {why_not(error)}") from error
 
 
 def _check_unet(unet: Any, folder: Path) -> None:
@@ -304,7 +309,7 @@ def _use_xformers(unet: Any, vae: Any) -> None:
         vae.enable_xformers_memory_efficient_attention()
     except (ImportError, ModuleNotFoundError, ValueError, NotImplementedError) as error:
         raise ModelError(
-            f"ATTENTION=xformers cannot be had here: {_first_line(error)}; use ATTENTION=sdpa"
+            f"ATTENTION=xformers cannot be had here: {why_not(error)}; use ATTENTION=sdpa"
         ) from error
 
 
@@ -321,8 +326,3 @@ def _embed_guidance(scale: torch.Tensor, dimension: int) -> torch.Tensor:
     angles = (scale.float() * 1000.0)[:, None] * frequencies[None, :]
     embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
     return torch.nn.functional.pad(embedding, (0, dimension % 2))
-
-
-def _first_line(error: BaseException) -> str:
-    lines: Sequence[str] = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -24,7 +24,8 @@ from typing import Any
 import diffusers
 import torch
 
-from sdworker.engine.samplers import SAMPLERS, Sampler
+from sdworker.engine.schedules import impose
+from sdworker.samplers import PAIRS, Sampler
 
 __all__ = ["Blend", "SamplerTables", "Table", "TableError", "first_step", "make_scheduler", "probe"]
 
@@ -126,7 +127,7 @@ class SamplerTables:
         return self._cached(sampler, steps, first, noise_only, masked)
 
     def _build(self, sampler: str, steps: int, first: int | None, noise_only: bool, masked: bool) -> Table:
-        scheduler = make_scheduler(SAMPLERS[sampler], self._model_config)
+        scheduler = make_scheduler(PAIRS[sampler], self._model_config)
         try:
             table = probe(scheduler, steps, first=first, noise_only=noise_only, masked=masked)
         except TableError as error:
@@ -144,7 +145,7 @@ def first_step(steps: int, strength: float) -> int:
 
 
 def make_scheduler(sampler: Sampler, model_config: Mapping[str, Any]) -> Any:
-    """A fresh diffusers scheduler of the sampler's class on the model's own noise schedule.
+    """A fresh diffusers scheduler of the sampler's class on the model's own noise schedule, or on the sampler's.
 
     What a model's configuration says of another sampler's noise levels must not leak into this one, and
     clipping has no meaning in latent space: both are set explicitly.
@@ -156,7 +157,10 @@ def make_scheduler(sampler: Sampler, model_config: Mapping[str, Any]) -> Any:
     )
     accepted = inspect.signature(cls.__init__).parameters
     settings = {**neutral, **sampler.config}
-    return cls.from_config(dict(model_config), **{k: v for k, v in settings.items() if k in accepted})
+    scheduler = cls.from_config(dict(model_config), **{k: v for k, v in settings.items() if k in accepted})
+    if sampler.levels is not None:
+        impose(scheduler, sampler.levels)
+    return scheduler
 
 
 def probe(scheduler: Any, steps: int, *, first: int | None, noise_only: bool, masked: bool) -> Table:

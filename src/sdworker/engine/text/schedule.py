@@ -8,7 +8,8 @@
 
 `when` with a dot is a fraction of the steps, else a step; the change comes at the first evaluation, counted from
 0, that is greater than it. What is not whole (an unbalanced bracket, a `when` that is no number) is left as text,
-for `weights.py` to read. Nesting is free; work grows with the text's length times the evaluations at which it changes.
+for `weights.py` to read. Nesting is free; work grows with the text's length
+times the evaluations at which it changes.
 """
 
 import re

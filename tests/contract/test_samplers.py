@@ -1,5 +1,6 @@
 """Every name that users of the peers write finds its sampler; every other is refused with near ones."""
 
+import re
 from contextlib import suppress
 from inspect import signature
 from itertools import pairwise
@@ -9,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdworker.engine.samplers import SAMPLERS, Sampler, UnknownSampler, find_sampler
+from sdworker.samplers import (
+    AUTOMATIC,
+    PAIRS,
+    SAMPLERS,
+    SCHEDULES,
+    Sampler,
+    UnknownSampler,
+    UnknownSchedule,
+    find_sampler,
+    find_schedule,
+    with_schedule,
+)
 
 V1_WORKER = {
     "DDIM": "DDIM",
@@ -132,7 +144,7 @@ def test_case_and_punctuation_do_not_matter(data: st.DataObject) -> None:
     assert find_sampler(written) is SAMPLERS[name]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=lambda sampler: sampler.name)
+@pytest.mark.parametrize("sampler", PAIRS.values(), ids=lambda sampler: sampler.name)
 def test_every_sampler_is_a_class_of_diffusers_that_knows_its_configuration(sampler: Sampler) -> None:
     known = signature(getattr(diffusers, sampler.scheduler)).parameters
     assert sampler.config.keys() <= known.keys()
@@ -149,18 +161,21 @@ def test_no_two_samplers_are_the_same() -> None:
         "DPM fast",
         "DPM adaptive",
         "Restart",
+        "DDIM CFG++",
         "k_dpm_fast",
         "k_dpm_ad",
         "DPMSolverSDEScheduler",
-        "Euler a Karras",
+        "IPNDM Karras",
+        "PLMS Exponential",
     ],
 )
-def test_what_is_no_table_is_refused_with_near_names(name: str) -> None:
-    with pytest.raises(UnknownSampler, match="is not a sampler; the nearest are ") as refusal:
+def test_what_is_no_table_is_refused_with_what_there_is(name: str) -> None:
+    with pytest.raises(
+        UnknownSampler, match=r"is not a sampler; (the nearest (are|is)|there are) "
+    ) as refusal:
         find_sampler(name)
-    near = str(refusal.value).removeprefix("is not a sampler; the nearest are ").split(", ")
-    assert len(set(near)) == 3
-    assert set(near) <= SAMPLERS.keys()
+    named = re.split(", ", re.sub("^.*(are|is) ", "", str(refusal.value)))
+    assert set(named) <= SAMPLERS.keys()
 
 
 @pytest.mark.parametrize(
@@ -168,14 +183,14 @@ def test_what_is_no_table_is_refused_with_near_names(name: str) -> None:
     [("Eular a", "Euler a"), ("DPM++ 2M Karas", "DPM++ 2M Karras"), ("DDIMM", "DDIM"), ("uniPCC", "UniPC")],
 )
 def test_the_first_name_of_a_refusal_is_the_one_that_was_meant(name: str, meant: str) -> None:
-    with pytest.raises(UnknownSampler, match=f"the nearest are {meant.replace('+', '[+]')}(,|$)"):
+    with pytest.raises(UnknownSampler, match=f"the nearest (are|is) {meant.replace('+', '[+]')}(,|$)"):
         find_sampler(name)
 
 
 @given(st.text(max_size=80))
 def test_any_text_is_a_sampler_or_refused(name: str) -> None:
     with suppress(UnknownSampler):
-        assert find_sampler(name) in SAMPLERS.values()
+        assert find_sampler(name) in PAIRS.values()
 
 
 @pytest.mark.parametrize(
@@ -184,3 +199,94 @@ def test_any_text_is_a_sampler_or_refused(name: str) -> None:
 def test_odd_text_is_refused(name: str) -> None:
     with pytest.raises(UnknownSampler):
         find_sampler(name)
+
+
+class TestSchedules:
+    """AUTOMATIC1111's sampling methods and schedule types, as its web UI 1.9 lists them."""
+
+    METHODS = (
+        "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a",
+        "Euler", "LMS", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "PLMS", "UniPC",
+        "LCM",
+    )  # fmt: skip
+    TYPES = ("Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform")
+
+    def can(self, method: str, schedule: str) -> bool:
+        try:
+            with_schedule(find_sampler(method), find_schedule(schedule))
+        except (UnknownSampler, UnknownSchedule):
+            return False
+        return True
+
+    def test_93_of_its_114_pairs_are_to_be_had(self) -> None:
+        refused = [(m, t) for m in self.METHODS for t in self.TYPES if not self.can(m, t)]
+        assert len(self.METHODS) * len(self.TYPES) - len(refused) == 93
+        assert {method for method, _ in refused} == {"DPM fast", "DPM adaptive", "Restart", "PLMS"}
+
+    @pytest.mark.parametrize(
+        ("method", "meant"),
+        [
+            ("DPM++ 2M", "DPM++ 2M Karras"),
+            ("DPM++ SDE", "DPM++ SDE Karras"),
+            ("DPM++ 2M SDE", "DPM++ 2M SDE Exponential"),
+            ("DPM++ 2M SDE Heun", "DPM++ 2M SDE Heun Exponential"),
+            ("DPM++ 2S a", "DPM++ 2S Karras"),
+            ("DPM++ 3M SDE", "DPM++ 3M SDE Exponential"),
+            ("DPM2", "DPM2 Karras"),
+            ("DPM2 a", "DPM2 a Karras"),
+            ("Euler a", "Euler a"),
+            ("Euler", "Euler"),
+            ("LMS", "LMS"),
+            ("Heun", "Heun"),
+            ("DDIM", "DDIM"),
+            ("PLMS", "PNDM"),
+            ("UniPC", "UniPC"),
+            ("LCM", "LCM"),
+            ("DPM++ 2M SDE Karras", "DPM++ 2M SDE Karras"),
+        ],
+    )
+    def test_automatic_is_the_schedule_that_goes_with_the_method(self, method: str, meant: str) -> None:
+        assert with_schedule(find_sampler(method), AUTOMATIC).name == meant
+
+    @pytest.mark.parametrize(
+        ("written", "name"),
+        [
+            ("Karras", "karras"),
+            ("SGM Uniform", "sgm_uniform"),
+            ("SGMUniform", "sgm_uniform"),
+            ("sgm-uniform", "sgm_uniform"),
+            ("Normal", "uniform"),
+            ("Polyexponential", "exponential"),
+            ("KL Optimal", "kl_optimal"),
+            ("Align Your Steps", "align_your_steps"),
+            ("DDIM", "ddim"),
+            ("automatic", AUTOMATIC),
+            ("Automatic", AUTOMATIC),
+        ],
+    )
+    def test_a_schedule_goes_by_the_web_uis_label_too(self, written: str, name: str) -> None:
+        assert find_schedule(written) == name
+
+    @pytest.mark.parametrize("name", ["", "karas", "none", "a" * 100_000, "\ud800", "Karras Exponential"])
+    def test_any_other_is_refused_with_all_there_are(self, name: str) -> None:
+        with pytest.raises(UnknownSchedule, match="is not a schedule; allowed: automatic, uniform, karras, "):
+            find_schedule(name)
+
+    @pytest.mark.parametrize("pair", PAIRS.values(), ids=lambda pair: pair.name)
+    def test_a_pair_is_one_whichever_way_it_is_said(self, pair: Sampler) -> None:
+        method = find_sampler(pair.method)
+        assert find_sampler(pair.name) is pair
+        if pair.schedule is not None:
+            assert with_schedule(method, pair.schedule) is pair
+            assert with_schedule(pair, pair.schedule) is pair
+            assert find_sampler(f"{pair.method} {SCHEDULES[pair.schedule].label}".upper()) is pair
+
+    def test_two_schedules_for_one_sampler_are_refused(self) -> None:
+        with pytest.raises(UnknownSchedule, match=r"another schedule than DPM\+\+ 2M Karras has in its name"):
+            with_schedule(find_sampler("DPM++ 2M Karras"), "exponential")
+
+    def test_what_a_sampler_cannot_run_on_is_refused_with_what_it_can(self) -> None:
+        with pytest.raises(UnknownSchedule, match=r"PNDM; allowed: automatic, uniform, sgm_uniform, turbo$"):
+            with_schedule(find_sampler("PLMS"), "karras")
+        with pytest.raises(UnknownSchedule, match=r"IPNDM; allowed: automatic$"):
+            with_schedule(find_sampler("IPNDM"), "karras")

@@ -1,0 +1,122 @@
+"""The input contract of one deployment: its limits and defaults come from `settings`."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdworker.request import peers
+from sdworker.request.checks import CHECKS, Seen, sampler_of, within
+from sdworker.request.declaration import Request
+from sdworker.request.marks import AtMost, DefaultFrom, marked
+from sdworker.request.names import Named, entries
+from sdworker.request.problems import InputError, allowed, check_fields, joined
+from sdworker.request.schema import schema_of
+from sdworker.request.sizes import Sizes
+from sdworker.settings import Settings
+from sdworker.wording import show
+
+__all__ = ["Contract"]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The input contract of one deployment.
+
+    Attributes:
+        settings: its limits and defaults.
+        model_size: width and height the model was trained for, in pixels.
+
+    Raises:
+        SettingsError: a job that names no size would be refused for its size.
+    """
+
+    settings: Settings
+    model_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        Sizes(self.settings, self.model_size)
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.settings, self.model_size)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Width and height of an image when a job names neither and brings no picture."""
+        return self.sizes.default
+
+    def parse(self, given: object) -> Request:
+        """The request a job's `input` makes.
+
+        Raises:
+            InputError: listing every problem.
+        """
+        if not isinstance(given, Mapping):
+            raise InputError(
+                f"input: {show(given, quote=False)} is not an object; allowed: an object with at least `prompt`"
+            )
+        left, said, foreign = peers.translate(given)
+        found, unknown = entries(Request, left)
+        named = Named.read(Request, [*found, *said])
+        request, wrong, problems = check_fields(Request, named, self._defaults(), Request.STAND_INS)
+        seen = Seen(request, named, wrong, self.settings, self.sizes)
+        together = [problem for check in CHECKS for problem in check(seen)]
+        problems = [*unknown, *named.problems, *problems, *foreign, *together]
+        if problems:
+            raise InputError(joined(problems))
+        return self._complete(request, named)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema (2020-12) of a job's `input`, with this deployment's limits and defaults.
+
+        Everything it accepts is accepted, but for what needs two fields or a list of samplers to judge. An
+        alias is a property that refers to its field's, whose `aliases` names it; null means the default.
+        """
+        schema = schema_of(Request)
+        properties = schema["properties"]
+        for field, default in self._defaults().items():
+            properties[field]["default"] = default
+        for field, limit in marked(Request, AtMost).items():
+            most = "maxItems" if "array" in properties[field]["type"] else "maximum"
+            properties[field][most] = getattr(self.settings, limit.setting)
+        properties["width"]["default"], properties["height"]["default"] = self.default_size
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **schema,
+            "title": "Stable Diffusion job input",
+            "description": "What a job may ask for. Null means the default.",
+            "properties": properties | peers.schemas(),
+        }
+
+    def allowed(self, field: str) -> str:
+        """In words, what a field accepts in this deployment."""
+        if field in marked(Request, AtMost):
+            return within(field, self.settings)
+        return self.sizes.allowed() if field in ("width", "height") else allowed(Request.model_fields[field])
+
+    def size_for(self, request: Request, picture: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of the images of a request that starts from a picture of that size.
+
+        Raises:
+            InputError: no size that may be drawn has the picture's shape.
+        """
+        return self.sizes.of_picture(request, picture)
+
+    def fits(self, width: int, height: int) -> bool:
+        """Whether an image of that size may be drawn."""
+        return self.sizes.fits(width, height)
+
+    def _defaults(self) -> dict[str, Any]:
+        """Of this deployment, where it sets its own."""
+        return {f: getattr(self.settings, mark.setting) for f, mark in marked(Request, DefaultFrom).items()}
+
+    def _complete(self, request: Request, named: Named) -> Request:
+        sampler = sampler_of(request, named, self.settings)
+        update: dict[str, Any] = {"scheduler": sampler.name, "schedule": sampler.schedule}
+        if request.seed in (None, -1):
+            update["seed"] = secrets.randbelow(2**32)
+        if request.init_image is None:
+            width, height = self.default_size
+            update |= {"width": request.width or width, "height": request.height or height}
+        return request.model_copy(update=update)

@@ -1,0 +1,189 @@
+"""`Request`: what a job may ask for. Its fields are the contract; all else about a field is derived from here."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from sdworker.request.marks import (
+    OUTDATED,
+    Also,
+    AtMost,
+    DefaultFrom,
+    EmptyIsNull,
+    Int,
+    InWords,
+    Part,
+    Private,
+    also_called,
+    whole,
+)
+from sdworker.samplers import (
+    PAIRS,
+    SAMPLERS,
+    SCHEDULES,
+    UnknownSampler,
+    UnknownSchedule,
+    find_sampler,
+    find_schedule,
+)
+from sdworker.settings import Resize
+
+__all__ = [
+    "LARGEST_SEED",
+    "LONGEST",
+    "MULTIPLE",
+    "SHORTEST",
+    "OutputFormat",
+    "Request",
+    "Resize",
+    "aliases_of",
+]
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+
+LARGEST_SEED = 2**63 - 1
+SHORTEST, LONGEST, MULTIPLE = 64, 2048, 8  # of an image's sides, in pixels
+
+
+def _format_name(value: object) -> object:
+    """Case does not matter, and a JPEG goes by the name of its files too."""
+    if not isinstance(value, str):
+        return value
+    return {"jpg": "jpeg"}.get(value.lower(), value.lower())
+
+
+_Side = Annotated[int, Field(ge=SHORTEST, le=LONGEST, multiple_of=MULTIPLE), BeforeValidator(whole)]
+_Seed = Annotated[int, Field(ge=-1, le=LARGEST_SEED), BeforeValidator(whole)]
+_SIDE = InWords(f"a multiple of {MULTIPLE} from {SHORTEST} to {LONGEST}")
+_PICTURE = InWords("a URL, a data URI or base64")
+
+
+class Request(Part):
+    """A job's input, checked, with its defaults filled in. Immutable.
+
+    `width` and `height` stay None only where an `init_image` will say them. `scheduler` is the canonical name of
+    a sampler with its schedule (`sdworker.samplers.PAIRS`), `schedule` the schedule in it.
+    """
+
+    STAND_INS: ClassVar[dict[str, Any]] = {"prompt": "-"}
+    """For required fields, while others are checked."""
+
+    prompt: Annotated[str, Private()] = Field(
+        min_length=1, max_length=4096, description="What to draw.", json_schema_extra={"pattern": r"\S"}
+    )
+    negative_prompt: Annotated[str, Private()] = Field(
+        "", max_length=4096, description="What to keep out of the picture."
+    )
+    width: Annotated[_Side | None, _SIDE] = Field(
+        None, description="Width in pixels. With an `init_image`, left out means the picture's own."
+    )
+    height: Annotated[_Side | None, _SIDE] = Field(
+        None, description="Height in pixels. With an `init_image`, left out means the picture's own."
+    )
+    init_image: Annotated[str | None, Also("image", "image_url"), EmptyIsNull(), _PICTURE, Private()] = Field(
+        None,
+        min_length=1,
+        description="A picture to start from: URL, data URI or base64. Sets the size when none is given.",
+    )
+    mask: Annotated[str | None, Also("mask_image"), EmptyIsNull(), _PICTURE, Private()] = Field(
+        None,
+        min_length=1,
+        description="Where `init_image` is repainted: white is, black stays. URL, data URI or base64.",
+    )
+    resize: Annotated[Resize, DefaultFrom("default_resize")] = Field(
+        "stretch",
+        description="How `init_image` and `mask` come to `width` x `height`: `stretch` them, `crop` what is too "
+        "much, `fill` what is missing with the edge's colours, or `keep` the picture's own size whatever the job "
+        "says, as worker-stable_diffusion_v1 does.",
+    )
+    prompt_strength: Annotated[float, Also("strength", "denoising_strength")] = Field(
+        0.8, ge=0, le=1, description="How much of `init_image` may change; nothing without one."
+    )
+    num_outputs: Annotated[Int, Also("num_images", "batch_size"), AtMost("max_outputs")] = Field(
+        1, ge=1, description="How many images; image i is drawn with `seed` + i."
+    )
+    num_inference_steps: Annotated[Int, Also("steps"), DefaultFrom("default_steps")] = Field(
+        25, ge=1, le=500, description="Sampling steps."
+    )
+    guidance_scale: Annotated[float, Also("cfg_scale"), DefaultFrom("default_guidance")] = Field(
+        7.5,
+        ge=0,
+        le=30,
+        description="How closely to follow the prompt; at 1 and below it runs without guidance, twice as fast.",
+    )
+    scheduler: Annotated[
+        str,
+        Also("sampler", "sampler_name"),
+        DefaultFrom("default_scheduler"),
+        InWords("the name of a sampler"),
+    ] = Field(
+        "DPM++ 2M Karras",
+        description="The sampler: a name of the list below, a diffusers class name, or a name of "
+        "worker-stable_diffusion_v1 or AUTOMATIC1111. Case and punctuation do not matter.",
+        examples=list(SAMPLERS),
+    )
+    schedule: Annotated[str | None, InWords(f"automatic or a schedule: {', '.join(SCHEDULES)}")] = Field(
+        None,
+        description="The noise levels the sampler steps through, by AUTOMATIC1111's names of schedule types. "
+        "`automatic` is what goes with the sampler there; left out: what the sampler's name says, else the "
+        "model's own levels.",
+        examples=["automatic", *SCHEDULES],
+    )
+    seed: Annotated[
+        _Seed | None,
+        InWords("a whole number from 0 to 2^63-1 less num_outputs; -1 or null for a random one"),
+    ] = Field(None, description="Seed of the first image; null and -1 mean random.")
+    output_format: Annotated[OutputFormat, BeforeValidator(_format_name)] = Field(
+        "png", description="Format of the images."
+    )
+    output_quality: Int = Field(95, ge=1, le=100, description="Quality of jpeg and webp.")
+    nsfw: bool | None = Field(
+        None,
+        description="Accepted for worker-stable_diffusion_v1's sake; there is no safety checker yet.",
+        json_schema_extra=OUTDATED,
+    )
+    lora: Annotated[str | None, EmptyIsNull(), InWords("nothing yet")] = Field(
+        None,
+        description="Not supported yet: leave it out.",
+        json_schema_extra={"maxLength": 0, **OUTDATED},
+    )
+    lora_scale: float = Field(1.0, ge=0, le=1, description="Not supported yet.", json_schema_extra=OUTDATED)
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("is blank")
+        return prompt
+
+    @field_validator("scheduler")
+    @classmethod
+    def _sampler(cls, name: str) -> str:
+        try:
+            return find_sampler(name).name
+        except UnknownSampler as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule(cls, name: str | None) -> str | None:
+        try:
+            return None if name is None else find_schedule(name)
+        except UnknownSchedule as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed for each image."""
+        assert self.seed is not None, "a parsed request has its seed"
+        return tuple(self.seed + i for i in range(self.num_outputs))
+
+    @property
+    def method(self) -> str:
+        """The sampler's name without its schedule."""
+        return PAIRS[self.scheduler].method
+
+
+def aliases_of(field: str) -> tuple[str, ...]:
+    """The other names a field goes by."""
+    return also_called(Request.model_fields[field])
