@@ -9,8 +9,9 @@ from transformers import CLIPTextModel
 
 from sdworker.engine.text.clip import load_text_encoder
 from sdworker.engine.text.encoder import PromptEncoder
-from sdworker.engine.text.prompt import Reading, read_text
+from sdworker.engine.text.prompt import read_text
 from sdworker.engine.text.tokens import ClipTokenizer
+from sdworker.reading import Reading
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,8 @@ import torch
 from sdworker.engine.device import send
 from sdworker.engine.text.chunks import Chunk
 from sdworker.engine.text.clip import Vectors
-from sdworker.engine.text.prompt import Emphasis, Text
+from sdworker.engine.text.prompt import Text
+from sdworker.reading import Emphasis
 
 __all__ = ["PromptEncoder"]
 

@@ -8,47 +8,24 @@ The same for counting tokens, for explaining a prompt and for drawing it.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from sdworker.engine.text.chunks import Chunk, Vocabulary, count_tokens, make_chunks
 from sdworker.engine.text.errors import PromptError
 from sdworker.engine.text.schedule import Part, Span, read_parts, read_schedule
 from sdworker.engine.text.weights import Fragment, read_weights
+from sdworker.reading import Emphasis, Reading
 
 __all__ = [
     "LARGEST_WEIGHT",
-    "Emphasis",
     "PlannedPart",
-    "PromptSyntax",
-    "Reading",
     "Text",
     "plan_negative_prompt",
     "plan_prompt",
     "read_text",
 ]
 
-PromptSyntax = Literal["weights", "plain"]
-Emphasis = Literal["original", "no_norm"]
-
 LARGEST_WEIGHT = 10.0
 _NO_EMBEDDINGS: Mapping[str, int] = {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How prompts are read.
-
-    Attributes:
-        syntax: `weights`: AUTOMATIC1111's; `plain`: every character is text.
-        emphasis: what weights do: `original` keeps each chunk's mean as it was without them, `no_norm` does not.
-        clip_skip: layers of the text encoder left out at its end.
-        most_tokens: the longest text; 75 tokens are one chunk.
-    """
-
-    syntax: PromptSyntax = "weights"
-    emphasis: Emphasis = "original"
-    clip_skip: int = 0
-    most_tokens: int = 750
 
 
 @dataclass(frozen=True)
@@ -103,7 +80,7 @@ def plan_prompt(
     else:
         parts = read_parts(prompt, evaluations)
     for part in parts:
-        _check_weight(part.weight, part.spans[0].text)
+        _check_weight(part.weight)
     return tuple(_plan(part, vocabulary, reading, embeddings) for part in parts)
 
 
@@ -133,7 +110,7 @@ def read_text(
     fragments = [Fragment(text)] if reading.syntax == "plain" else read_weights(text)
     for fragment in fragments:
         if fragment.text.strip():
-            _check_weight(fragment.weight, fragment.text)
+            _check_weight(fragment.weight)
     chunks = make_chunks(fragments, vocabulary, embeddings)
     _check_length(chunks, vocabulary, reading)
     return Text(chunks, reading.emphasis, reading.clip_skip)
@@ -145,11 +122,12 @@ def _plan(part: Part, vocabulary: Vocabulary, reading: Reading, embeddings: Mapp
     return PlannedPart(part.weight, tuple((span.until, read[span.text]) for span in part.spans))
 
 
-def _check_weight(weight: float, text: str) -> None:
+def _check_weight(weight: float) -> None:
+    """Errors quote no prompt: it is nobody's but its writer's."""
     if not -LARGEST_WEIGHT <= weight <= LARGEST_WEIGHT:
         raise PromptError(
-            f"{_shortened(text)} has a weight of {weight:.4g}; allowed: from -{LARGEST_WEIGHT:g} to "
-            f"{LARGEST_WEIGHT:g}"
+            f"a weight of {weight:.4g} is out of range; allowed: from -{LARGEST_WEIGHT:g} to {LARGEST_WEIGHT:g}, "
+            "where brackets nest their product"
         )
 
 
@@ -166,8 +144,3 @@ def _check_length(chunks: tuple[Chunk, ...], vocabulary: Vocabulary, reading: Re
 def _is_padded(chunks: Iterable[Chunk], room: int) -> bool:
     *full, _ = chunks
     return any(chunk.used < room for chunk in full)
-
-
-def _shortened(text: str, longest: int = 40) -> str:
-    text = " ".join(text.split())
-    return f'"{text if len(text) <= longest else text[: longest - 1] + "…"}"'
