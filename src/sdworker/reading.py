@@ -1,9 +1,9 @@
 """How prompts are read: what jobs and deployments may choose. Imports nothing heavy."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-__all__ = ["MOST_SKIPPED", "MOST_TOKENS", "Emphasis", "PromptSyntax", "Reading"]
+__all__ = ["MOST_SKIPPED", "MOST_TOKENS", "Emphasis", "PromptSyntax", "Reading", "reading_of"]
 
 PromptSyntax = Literal["weights", "plain"]
 Emphasis = Literal["original", "no_norm"]
@@ -29,3 +29,24 @@ class Reading:
     emphasis: Emphasis = "original"
     clip_skip: int = 0
     most_tokens: int = MOST_TOKENS
+
+
+class _Asked(Protocol):
+    """A job's request, as far as it says how its prompts are read."""
+
+    @property
+    def prompt_syntax(self) -> PromptSyntax: ...
+    @property
+    def emphasis(self) -> Emphasis: ...
+    @property
+    def clip_skip(self) -> int: ...
+
+
+def reading_of(request: _Asked, *, most_tokens: int) -> Reading:
+    """How a request's prompts are read."""
+    return Reading(
+        syntax=request.prompt_syntax,
+        emphasis=request.emphasis,
+        clip_skip=request.clip_skip,
+        most_tokens=most_tokens,
+    )

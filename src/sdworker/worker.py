@@ -19,7 +19,7 @@ from sdworker.engine.engine import Engine
 from sdworker.engine.ticket import OnStep
 from sdworker.generation_data import parameters_text
 from sdworker.pictures import PictureLimits, encode_image, load_mask, load_picture, to_pixels
-from sdworker.reading import Reading
+from sdworker.reading import reading_of
 from sdworker.request import Contract, Request
 from sdworker.settings import Settings
 from sdworker.timing import Stopwatch
@@ -134,15 +134,7 @@ class Worker:
             image=image,
             mask=mask,
             strength=request.prompt_strength,
-            reading=self._reading(request),
-        )
-
-    def _reading(self, request: Request) -> Reading:
-        return Reading(
-            syntax=request.prompt_syntax,
-            emphasis=request.emphasis,
-            clip_skip=request.clip_skip,
-            most_tokens=self._most_tokens,
+            reading=reading_of(request, most_tokens=self._most_tokens),
         )
 
     async def _load_mask(self, source: str | None) -> Any:

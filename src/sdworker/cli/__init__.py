@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from sdworker import __version__
-from sdworker.cli import generate, serve, submit
+from sdworker.cli import explain, generate, serve, submit
 
 __all__ = ["main"]
 
-_COMMANDS = (generate, serve, submit)
+_COMMANDS = (explain, generate, serve, submit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

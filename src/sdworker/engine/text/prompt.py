@@ -6,7 +6,8 @@
 The same for counting tokens, for explaining a prompt and for drawing it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sdworker.engine.text.chunks import Chunk, Vocabulary, count_tokens, make_chunks
@@ -75,13 +76,14 @@ def plan_prompt(
     Raises:
         PromptError: a number is out of range, or something is too long or too many.
     """
-    if reading.syntax == "plain":
-        parts: tuple[Part, ...] = (Part(1.0, (Span(evaluations, prompt),)),)
-    else:
-        parts = read_parts(prompt, evaluations)
-    for part in parts:
-        _check_weight(part.weight)
-    return tuple(_plan(part, vocabulary, reading, embeddings) for part in parts)
+    with _errors_named("prompt"):
+        if reading.syntax == "plain":
+            parts: tuple[Part, ...] = (Part(1.0, (Span(evaluations, prompt),)),)
+        else:
+            parts = read_parts(prompt, evaluations)
+        for part in parts:
+            _check_weight(part.weight)
+        return tuple(_plan(part, vocabulary, reading, embeddings) for part in parts)
 
 
 def plan_negative_prompt(
@@ -93,10 +95,11 @@ def plan_negative_prompt(
     embeddings: Mapping[str, int] = _NO_EMBEDDINGS,
 ) -> PlannedPart:
     """The same for a negative prompt, in which `AND` is a word like others."""
-    spans: tuple[Span, ...] = (Span(evaluations, prompt),)
-    if reading.syntax != "plain":
-        spans = read_schedule(prompt, evaluations)
-    return _plan(Part(1.0, spans), vocabulary, reading, embeddings)
+    with _errors_named("negative_prompt"):
+        spans: tuple[Span, ...] = (Span(evaluations, prompt),)
+        if reading.syntax != "plain":
+            spans = read_schedule(prompt, evaluations)
+        return _plan(Part(1.0, spans), vocabulary, reading, embeddings)
 
 
 def read_text(
@@ -114,6 +117,15 @@ def read_text(
     chunks = make_chunks(fragments, vocabulary, embeddings)
     _check_length(chunks, vocabulary, reading)
     return Text(chunks, reading.emphasis, reading.clip_skip)
+
+
+@contextmanager
+def _errors_named(field: str) -> Iterator[None]:
+    """What is wrong is told with the field it is in."""
+    try:
+        yield
+    except PromptError as error:
+        raise PromptError(f"{field}: {error}") from None
 
 
 def _plan(part: Part, vocabulary: Vocabulary, reading: Reading, embeddings: Mapping[str, int]) -> PlannedPart:
