@@ -56,6 +56,21 @@ def test_everything_is_read_back() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("fields", "name", "value"),
+    [
+        ({"clip_skip": 1}, "Clip skip", "2"),
+        ({"emphasis": "no_norm"}, "Emphasis", "No norm"),
+        ({"prompt_syntax": "plain"}, "Emphasis", "None"),
+        ({"prompt_syntax": "plain", "emphasis": "no_norm"}, "Emphasis", "None"),
+    ],
+)
+def test_how_the_prompt_was_read_stands_where_the_web_ui_looks(
+    fields: dict[str, object], name: str, value: str
+) -> None:
+    assert read(text_of(request(**fields)))[2][name] == value
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_sampler_and_schedule_are_told_apart_and_make_the_same_pair_again(
     name: str, contract: Contract

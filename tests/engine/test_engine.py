@@ -726,10 +726,3 @@ async def test_closing_finishes_what_was_submitted(networks: TamperedModel) -> N
     await asyncio.sleep(0.1)
     await asyncio.to_thread(engine.close)
     assert len(await task) == 1
-
-
-async def test_the_empty_prompt_is_never_forgotten(networks: TamperedModel) -> None:
-    empty = networks.encode_text("")
-    for i in range(70):
-        networks.encode_text(f"prompt {i}")
-    assert networks.encode_text("") is empty
