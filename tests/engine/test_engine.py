@@ -641,6 +641,7 @@ class TestWaiting:
                 pass
             state = one._begun
             held = [state.history] if state.kept is None else [state.history, *vars(state.kept).values()]
+            held += [told.text for told in state.conditionings]
             assert one.memory_bytes == sum(tensor.nbytes for tensor in held)
 
     async def test_sixteen_pictures_that_come_together_are_encoded_one_a_step(

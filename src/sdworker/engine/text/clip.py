@@ -33,6 +33,7 @@ class TextEncoder(nn.Module):
     Attributes:
         positions: the most tokens it takes at once, BOS and EOS included; 77.
         layers: how many it has; all but one may be skipped.
+        width: numbers of a token's embedding.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -40,6 +41,7 @@ class TextEncoder(nn.Module):
         width = config["hidden_size"]
         self.positions: int = config["max_position_embeddings"]
         self.layers: int = config["num_hidden_layers"]
+        self.width: int = width
         self.embeddings = nn.ModuleDict(
             {
                 "token_embedding": _embedding(config["vocab_size"], width),
@@ -176,6 +178,7 @@ class _EncoderOfTransformers(nn.Module):
         check_complete(folder, info)
         self.positions: int = self.model.config.max_position_embeddings
         self.layers: int = self.model.config.num_hidden_layers
+        self.width: int = self.model.config.hidden_size
 
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, *, skip: int = 0, vectors: Iterable[Vectors] = ()

@@ -5,8 +5,8 @@ prompts share, the empty one above all, are encoded once.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Generator, Mapping
+from typing import Any, cast
 
 import torch
 
@@ -55,10 +55,28 @@ class PromptEncoder:
     def layers(self) -> int:
         return int(self._text_encoder.layers)
 
-    @torch.inference_mode()
+    @property
+    def width(self) -> int:
+        """Numbers of a token's embedding."""
+        return int(self._text_encoder.width)
+
     def encode(self, text: Text) -> torch.Tensor:
         """A text's embedding, [1, 77k, d] for k chunks."""
-        chunks = [self.encode_chunk(chunk, text.emphasis, text.clip_skip) for chunk in text.chunks]
+        pieces = self.encode_in_pieces(text)
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as done:
+                return cast(torch.Tensor, done.value)
+
+    def encode_in_pieces(self, text: Text) -> Generator[None, None, torch.Tensor]:
+        """The same, one chunk for each item taken; a chunk that is remembered is no item."""
+        chunks = []
+        for chunk in text.chunks:
+            known = self.knows(chunk, text.emphasis, text.clip_skip)
+            chunks.append(self.encode_chunk(chunk, text.emphasis, text.clip_skip))
+            if not known:
+                yield
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
 
     @torch.inference_mode()

@@ -41,6 +41,11 @@ class Text:
     emphasis: Emphasis = "original"
     clip_skip: int = 0
 
+    @property
+    def length(self) -> int:
+        """Tokens of its embedding."""
+        return sum(len(chunk.tokens) for chunk in self.chunks)
+
 
 @dataclass(frozen=True)
 class PlannedPart:

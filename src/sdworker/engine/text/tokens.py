@@ -88,7 +88,7 @@ def _build(folder: Path, described: dict[str, Any], special: dict[str, AddedToke
         "unk_token": special["unk_token"].content,
     }
     if described:
-        merges = [
+        merges: list[Any] = [
             tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in _merges(described)
         ]
         model = models.BPE(described["model"]["vocab"], merges, **options)

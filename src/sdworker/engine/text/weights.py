@@ -85,7 +85,8 @@ def read_weights(text: str) -> list[Fragment]:
 def _read_brackets(text: str) -> list[_Item]:
     """Text, opening and closing brackets in order. A closing one is the same object as the one it closes."""
     items: list[_Item] = []
-    round_, square = [], []
+    round_: list[_Bracket] = []
+    square: list[_Bracket] = []
     position = 0
     after_break = False
     for mark in _MARK.finditer(text):
