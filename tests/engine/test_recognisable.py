@@ -104,5 +104,4 @@ async def test_weights_schedules_and_late_words_are_seen(engine: Engine, referen
 async def test_the_weight_of_a_colour_is_how_much_of_it_there_is(engine: Engine) -> None:
     images = await draw(engine, *(f"a (red:{weight}) heart" for weight in (0.2, 1.0, 1.4)))
     redness = [float((image[..., 0].astype(int) - image[..., 2]).mean()) for image in images]
-    print(redness)
     assert redness == sorted(redness)
