@@ -48,7 +48,8 @@ def main() -> None:
         if name in _GRIDS:
             _GRIDS[name](model, arguments.rounds, arguments.sizes, arguments.rows)
         else:
-            _BENCHES[name](model, arguments.rounds)
+            run: Callable[..., object] = _BENCHES[name]
+            run(model, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -66,7 +67,7 @@ def test_everything_is_read_back() -> None:
     ],
 )
 def test_how_the_prompt_was_read_stands_where_the_web_ui_looks(
-    fields: dict[str, object], name: str, value: str
+    fields: dict[str, Any], name: str, value: str
 ) -> None:
     assert read(text_of(request(**fields)))[2][name] == value
 

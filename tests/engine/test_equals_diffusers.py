@@ -178,7 +178,7 @@ def with_unet(networks: RecordingModel, unet: Any) -> RecordingModel:
     """The embedded model with another UNet."""
     return RecordingModel(
         tokenizer=networks._tokenizer,
-        text_encoder=networks._text_encoder,
+        text_encoder=networks._prompts._text_encoder,
         unet=unet,
         vae=networks.autoencoder._vae,
         scheduler_config=networks.scheduler_config,

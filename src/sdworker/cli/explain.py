@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from sdworker.cli.fields import add_set_option, read_fields
+from sdworker.cli.fields import add_field_options, read_fields
 
 __all__ = ["add_parser", "run"]
 
@@ -19,7 +19,7 @@ def add_parser(subparsers: Any) -> None:
         "Example: sdworker explain 'a (red:1.4) [sun:moon:0.5]' --set steps=20",
     )
     parser.add_argument("prompt", help="what would be drawn")
-    add_set_option(parser)
+    add_field_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sdworker.settings import SettingsError
 
     try:
-        for line in _explain({"prompt": arguments.prompt, **read_fields(arguments.set)}):
+        for line in _explain({"prompt": arguments.prompt, **read_fields(arguments)}):
             print(line)
     except (InputError, PromptError, SettingsError, OSError, ValueError, KeyError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
