@@ -18,7 +18,7 @@ _BENCHES: dict[str, Callable[[Path, int], None]] = {
     "busy": busy.run,
 }
 # These also take sizes and rows.
-_GRIDS = {"memory": memory.run, "limit": limit.run}
+_GRIDS: dict[str, Callable[..., None]] = {"memory": memory.run, "limit": limit.run}
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def test_rows_that_are_told_nothing_more_go_with_those_that_are() -> None:
 def test_a_key_tells_apart_what_a_prepared_forward_must() -> None:
     plain = {"added": False, "channels": False, "adapted": False}
     keys = [some_input(2, 0, **(plain | {name: True})).key for name in plain]
-    keys += [some_input(2, 0, **plain).key, some_input(2, 0, tokens=6, **plain).key]  # type: ignore[arg-type]
+    keys += [some_input(2, 0, **plain).key, some_input(2, 0, tokens=6, **plain).key]
     assert len(set(keys)) == len(keys)
     assert some_input(2, 0).key == some_input(5, 1).key
 

@@ -316,7 +316,7 @@ def test_a_variable_of_the_sdks_that_is_unusable_is_told_in_one_sentence_and_rep
     ],
     ids=lambda variables: " ".join(variables),
 )
-async def test_with_such_variables_the_worker_starts_and_draws(variables: dict[str, str]) -> None:
+async def test_with_such_variables_the_worker_starts_and_draws(variables: dict[str, Any]) -> None:
     async with running_worker(**variables) as worker:
         worker.platform.submit("all the same", **JOB)
         assert "output" in await worker.platform.result("all the same")

@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import runpod
 import torch
 
-from sdworker.engine import calibration, engine
+from sdworker.engine import engine
+from sdworker.engine.costs import calibration
 from sdworker.serverless import configure
 
 _HOW = sys.argv.pop(1)
@@ -30,5 +31,5 @@ def _panic(*_: object) -> float:
 
 if __name__ == "__main__":
     engine._STEP_AT_HAND_S = 0.3
-    calibration.Calibration._time_forward = {"endless": _endless, "panic": _panic}[_HOW]  # type: ignore[method-assign]
+    calibration.Calibration._time_forward = {"endless": _endless, "panic": _panic}[_HOW]
     runpod.serverless.start(configure())

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ class TestWithoutAUsableGpu:
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     async def test_in_production_it_is_reported_to_the_platform_and_no_job_is_taken(
-        self, old_driver: dict[str, str]
+        self, old_driver: dict[str, Any]
     ) -> None:
         async with running_worker(**old_driver) as worker:
             assert await worker.exit_code() == 1
