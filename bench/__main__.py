@@ -19,7 +19,7 @@ _BENCHES: dict[str, Callable[[Path, int], None]] = {
     "lengths": lengths.run,
 }
 # These also take sizes and rows.
-_GRIDS = {"memory": memory.run, "limit": limit.run}
+_GRIDS: dict[str, Callable[..., None]] = {"memory": memory.run, "limit": limit.run}
 
 
 def main() -> None:
