@@ -72,6 +72,7 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "MAX_PROMPT_TOKENS": [("75", 75), ("7500", 7500)],
     "V1_DEFAULTS": [("1", True), ("0", False)],
     "MAX_ROWS": [("2", 2), ("64", 64)],
+    "DRAWING_MEMORY_MB": [("16", 16), ("4096", 4096)],
     "CONCURRENCY": [("2", 2), ("100", 100)],
     "MAX_IMAGE_MB": [("0.5", 0.5), ("20", 20.0)],
     "MAX_IMAGE_MEGAPIXELS": [("178", 178.0)],
@@ -91,6 +92,9 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "BUCKET_TIMEOUT_S": [("60", 60), ("0.5", 0.5)],
     "BUCKET_FALLBACK": [("base64", BucketFallback.BASE64), ("error", BucketFallback.ERROR)],
     "PROGRESS_INTERVAL_MS": [("0", 0), ("250", 250)],
+    "KEEP_RESULTS_S": [("60", 60)],
+    "KEEP_RESULTS_MB": [("512", 512)],
+    "SHUTDOWN_GRACE_S": [("30", 30)],
     "QUICK_START": [
         ("0", False),
         ("1", True),
