@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import busy, coldstart, encode, fair, limit, means, memory, served, single
+from bench import busy, coldstart, encode, fair, lengths, limit, means, memory, served, single
 from bench.random_model import find_model
 from bench.sizes import parse_rows, parse_sizes
 
@@ -16,6 +16,7 @@ _BENCHES: dict[str, Callable[[Path, int], None]] = {
     "coldstart": coldstart.run,
     "means": means.run,
     "busy": busy.run,
+    "lengths": lengths.run,
 }
 # These also take sizes and rows.
 _GRIDS: dict[str, Callable[..., None]] = {"memory": memory.run, "limit": limit.run}
@@ -47,7 +48,8 @@ def main() -> None:
         if name in _GRIDS:
             _GRIDS[name](model, arguments.rounds, arguments.sizes, arguments.rows)
         else:
-            _BENCHES[name](model, arguments.rounds)
+            run: Callable[..., object] = _BENCHES[name]
+            run(model, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sdworker.quick_start  # as handler.py does
 # isort: split
 import asyncio
 import json
+from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -16,7 +17,10 @@ from bench.forwards import step_times
 from bench.laps import Laps
 from bench.timed_worker import TimedModel, build_timed_worker
 from sdworker.delivery import Delivery
+from sdworker.engine.drawing import Drawing
 from sdworker.engine.networks.autoencoder import Autoencoder, ComingImage
+from sdworker.engine.plan import Plan
+from sdworker.engine.unet_input import Conditioning
 from sdworker.pictures import encode_image
 from sdworker.request import Contract, Request
 from sdworker.worker import Worker
@@ -52,11 +56,11 @@ class _Model(TimedModel):
         super().__init__(**parts)
         self.autoencoder = _Autoencoder(parts["vae"], device=self.device, dtype=self.dtype)
 
-    def encode_text(self, prompt: str) -> torch.Tensor:
-        embedding = super().encode_text(prompt)
+    def condition(self, drawing: Drawing, plan: Plan) -> Generator[None, None, Sequence[Conditioning]]:
+        conditionings = yield from super().condition(drawing, plan)
         self.settle()
         _LAPS.lap("text")
-        return embedding
+        return conditionings
 
 
 class _Autoencoder(Autoencoder):

@@ -33,6 +33,12 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
         "Size": f"{size[0]}x{size[1]}",
         "Model": model,
     }
+    if request.clip_skip:
+        facts["Clip skip"] = request.clip_skip + 1
+    if request.prompt_syntax == "plain":
+        facts["Emphasis"] = "None"  # the web UI's way not to read brackets
+    elif request.emphasis == "no_norm":
+        facts["Emphasis"] = "No norm"
     if request.init_image is not None:
         facts["Denoising strength"] = request.prompt_strength
     facts["Version"] = f"sdworker {__version__}"

@@ -113,7 +113,13 @@ class Sampler:
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", self.method or self.name)
 
+    @property
+    def order(self) -> int:
+        """UNet evaluations of a step, as those who count steps in prompts count them."""
+        return 2 if self.scheduler in _SECOND_ORDER else 1
 
+
+_SECOND_ORDER = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
 _SDE = {"algorithm_type": "sde-dpmsolver++"}
 _DPMPP = {"algorithm_type": "dpmsolver++"}
 

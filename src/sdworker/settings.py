@@ -13,6 +13,7 @@ from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, fi
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sdworker.reading import MOST_SKIPPED, MOST_TOKENS, Emphasis, PromptSyntax
 from sdworker.samplers import find_sampler, find_schedule
 
 __all__ = [
@@ -165,6 +166,19 @@ class Settings(BaseSettings):
         "AUTOMATIC1111's web UI. Unset: the model's own noise levels.",
     )
     default_resize: Resize = Field("stretch", description="`resize` when a job names none.")
+    default_prompt_syntax: PromptSyntax = Field(
+        "weights", description="`prompt_syntax` when a job names none: `weights` or `plain`."
+    )
+    default_emphasis: Emphasis = Field(
+        "original", description="`emphasis` when a job names none: `original` or `no_norm`."
+    )
+    default_clip_skip: int = Field(0, ge=0, le=MOST_SKIPPED, description="`clip_skip` when a job names none.")
+    max_prompt_tokens: int = Field(
+        MOST_TOKENS,
+        ge=75,
+        le=7500,
+        description="Longest prompt, in tokens; the text encoder takes them in chunks of 75.",
+    )
     v1_defaults: bool = Field(
         False,
         description="Gives jobs what worker-stable_diffusion_v1 gave them where they do not ask: "

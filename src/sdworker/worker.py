@@ -29,6 +29,7 @@ from sdworker.pictures import (
     encode_image,
     fetch_picture,
 )
+from sdworker.reading import reading_of
 from sdworker.request import Contract, Request
 from sdworker.settings import Settings
 from sdworker.timing import Stopwatch
@@ -49,6 +50,7 @@ class Worker:
         self._model_name = model_name
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
+        self._most_tokens = settings.max_prompt_tokens
 
     @property
     def jobs_at_once(self) -> int:
@@ -149,6 +151,7 @@ class Worker:
             image=image,
             mask=mask,
             strength=request.prompt_strength,
+            reading=reading_of(request, most_tokens=self._most_tokens),
         )
 
     async def _fetch_mask(self, source: str | None) -> PictureFile | None:

@@ -113,8 +113,8 @@ class TestLocalFolder:
         made = fetch(str(folder), tmp_path / "out", hub=OFFLINE)
         assert "tokenizer/tokenizer.json" in made.converted
         code = (
-            "import sys; from pathlib import Path; from sdworker.engine.text import load_tokenizer;"
-            "print(load_tokenizer(Path(sys.argv[1]), 77)('a cat, dog')[0].tolist());"
+            "import sys; from pathlib import Path; from sdworker.engine.text.tokens import load_tokenizer;"
+            "print(load_tokenizer(Path(sys.argv[1]), 77).encode('a cat, dog'));"
             "assert 'transformers' not in sys.modules"
         )
         ours = subprocess.run(
@@ -123,10 +123,8 @@ class TestLocalFolder:
             text=True,
             check=True,
         )
-        theirs = CLIPTokenizer.from_pretrained(folder / "tokenizer")(
-            "a cat, dog", padding="max_length", max_length=77
-        )
-        assert json.loads(ours.stdout) == [theirs.input_ids]
+        theirs = CLIPTokenizer.from_pretrained(folder / "tokenizer")("a cat, dog", add_special_tokens=False)
+        assert json.loads(ours.stdout) == theirs.input_ids
 
     def test_the_source_is_not_touched(self, folder: Path, pristine: Path, tmp_path: Path) -> None:
         fetch(str(folder), tmp_path / "out", hub=OFFLINE)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,21 @@ def test_everything_is_read_back() -> None:
         "Size": "64x96",
         "Model": "emoji",
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "value"),
+    [
+        ({"clip_skip": 1}, "Clip skip", "2"),
+        ({"emphasis": "no_norm"}, "Emphasis", "No norm"),
+        ({"prompt_syntax": "plain"}, "Emphasis", "None"),
+        ({"prompt_syntax": "plain", "emphasis": "no_norm"}, "Emphasis", "None"),
+    ],
+)
+def test_how_the_prompt_was_read_stands_where_the_web_ui_looks(
+    fields: dict[str, Any], name: str, value: str
+) -> None:
+    assert read(text_of(request(**fields)))[2][name] == value
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -137,6 +137,25 @@ class TestWebUi:
         assert message.startswith(f"{key}: ")
         assert ", which this worker does not do; " in message
 
+    @pytest.mark.parametrize(("layers", "skip"), [(1, 0), (2, 1), (12, 11)])
+    def test_clip_skip_is_counted_from_one_there(self, contract: Contract, layers: int, skip: int) -> None:
+        for given in (
+            {"CLIP_stop_at_last_layers": layers},
+            {"override_settings": {"CLIP_stop_at_last_layers": layers}},
+            {"clip_skip": skip, "CLIP_stop_at_last_layers": layers},
+        ):
+            assert contract.parse({"prompt": "x", **given}).clip_skip == skip
+
+    @pytest.mark.parametrize("layers", [0, -1, 33, 1.5, "2", True, [2]])
+    def test_layers_that_are_no_count_are_refused(self, contract: Contract, layers: object) -> None:
+        for prefix, given in (
+            ("", {"CLIP_stop_at_last_layers": layers}),
+            ("override_settings.", {"override_settings": {"CLIP_stop_at_last_layers": layers}}),
+        ):
+            message = refusal(contract, **given)
+            assert message.startswith(f"{prefix}CLIP_stop_at_last_layers: ")
+            assert message.endswith("allowed: a whole number from 1 to 32")
+
     def test_settings_that_change_nothing_are_ignored_and_others_named(self, contract: Contract) -> None:
         contract.parse({"prompt": "x", "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_vae": None}})
         message = refusal(

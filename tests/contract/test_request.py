@@ -30,6 +30,9 @@ class TestDefaults:
         assert request.model_dump(exclude={"seed"}) == {
             "prompt": "a red apple",
             "negative_prompt": "",
+            "prompt_syntax": "weights",
+            "emphasis": "original",
+            "clip_skip": 0,
             "width": 512,
             "height": 512,
             "init_image": None,

@@ -89,6 +89,24 @@ class Reference:
             **arguments,
         ).images
 
+    def with_embeddings(
+        self, drawing: Drawing, prompted: torch.Tensor, plain: torch.Tensor, *, seed: int
+    ) -> torch.Tensor:
+        """The same of a drawing without picture whose texts, [1, tokens, d] each, are already encoded."""
+        pipeline = self._text
+        pipeline.scheduler = make_scheduler(PAIRS[drawing.sampler], self.scheduler_config)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline(
+            prompt_embeds=prompted,
+            negative_prompt_embeds=plain,
+            width=drawing.width,
+            height=drawing.height,
+            num_inference_steps=drawing.steps,
+            guidance_scale=drawing.guidance,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            output_type="latent",
+        ).images
+
     def _call(self, drawing: Drawing) -> tuple[Any, dict[str, Any]]:
         size = {"width": drawing.width, "height": drawing.height}
         if drawing.image is None:

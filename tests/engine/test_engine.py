@@ -641,6 +641,7 @@ class TestWaiting:
                 pass
             state = one._begun
             held = [state.history] if state.kept is None else [state.history, *vars(state.kept).values()]
+            held += [told.text for told in state.conditionings]
             assert one.memory_bytes == sum(tensor.nbytes for tensor in held)
 
     async def test_sixteen_pictures_that_come_together_are_encoded_one_a_step(
@@ -726,10 +727,3 @@ async def test_closing_finishes_what_was_submitted(networks: TamperedModel) -> N
     await asyncio.sleep(0.1)
     await asyncio.to_thread(engine.close)
     assert len(await task) == 1
-
-
-async def test_the_empty_prompt_is_never_forgotten(networks: TamperedModel) -> None:
-    empty = networks.encode_text("")
-    for i in range(70):
-        networks.encode_text(f"prompt {i}")
-    assert networks.encode_text("") is empty

@@ -119,7 +119,7 @@ async def test_in_a_busy_mixed_batch_every_drawing_is_what_diffusers_draws_alone
         {"guidance": 1.0},
         {"guidance": 30.0},
         {"negative_prompt": ""},
-        {"prompt": "word " * 300},
+        {"prompt": "word " * 75},
         {"prompt": "🐶 naïve Ünïcode 狗"},
         {"width": 128, "height": 72},
         {"seeds": (2**63 - 2,)},
@@ -178,7 +178,7 @@ def with_unet(networks: RecordingModel, unet: Any) -> RecordingModel:
     """The embedded model with another UNet."""
     return RecordingModel(
         tokenizer=networks._tokenizer,
-        text_encoder=networks._text_encoder,
+        text_encoder=networks._prompts._text_encoder,
         unet=unet,
         vae=networks.autoencoder._vae,
         scheduler_config=networks.scheduler_config,

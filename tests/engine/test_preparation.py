@@ -103,7 +103,7 @@ async def test_the_first_job_after_a_compiled_start_compiles_nothing(
     unet = UNet2DConditionModel.from_config(dict(networks._unet.config) | small).eval().requires_grad_(False)
     quick = StableDiffusion(
         tokenizer=networks._tokenizer,
-        text_encoder=networks._text_encoder,
+        text_encoder=networks._prompts._text_encoder,
         unet=unet,
         vae=networks.autoencoder._vae,
         scheduler_config=networks.scheduler_config,

@@ -84,3 +84,24 @@ async def test_a_named_background_has_its_colour(engine: Engine) -> None:
     corner = image[:8, :8].reshape(-1, 3).mean(0)
     assert corner.argmax() == 2
     assert corner[2] - corner[0] > 80
+
+
+async def test_weights_schedules_and_late_words_are_seen(engine: Engine, references: np.ndarray) -> None:
+    images = await draw(
+        engine,
+        "[ghost:sun:1]",
+        "[sun:ghost:16]",
+        "(ghost:0) (sun:1.4)",
+        "sun AND ghost :0",
+        "a picture of " * 30 + "red heart",
+        "a picture of " * 30 + "BREAK sun",
+    )
+    assert [most_like(image, references) for image in images] == [
+        "sun", "sun", "sun", "sun", "red heart", "sun"
+    ]  # fmt: skip
+
+
+async def test_the_weight_of_a_colour_is_how_much_of_it_there_is(engine: Engine) -> None:
+    images = await draw(engine, *(f"a (red:{weight}) heart" for weight in (0.2, 1.0, 1.4)))
+    redness = [float((image[..., 0].astype(int) - image[..., 2]).mean()) for image in images]
+    assert redness == sorted(redness)

@@ -28,6 +28,13 @@ V_PREDICTION = {**SD15, "prediction_type": "v_prediction"}
 SHAPE = (1, 4, 3, 5)
 
 
+def test_a_samplers_order_is_what_its_scheduler_takes_of_evaluations() -> None:
+    tables = SamplerTables(SD15, torch.device("cpu"))
+    for sampler in SAMPLERS.values():
+        evaluations = tables.get(sampler.name, 20).evaluations
+        assert abs(evaluations - 20 * sampler.order) <= 1, sampler.name
+
+
 class FakeUNet:
     """A nonlinear stand-in for the UNet, the same for scheduler and table."""
 

@@ -254,7 +254,7 @@ FIELDS: list[tuple[str, dict[Any, Any], str]] = [
     (
         "everything an empty list",
         {f: [] for f in Request.model_fields if f != "prompt"},
-        "lora_scale: a list",
+        "num_outputs: a list",  # and so on, as far as one line of an error goes
     ),
     ("everything a long text", dict.fromkeys(set(Request.model_fields) - {"prompt"}, SECRET * 999), "is not"),
 ]

@@ -196,6 +196,8 @@ class ThreadEndpoint(Endpoint):
             return False
 
     def close(self) -> None:
+        for worker in self._workers:
+            kill_group(worker)
         self.http.close()
         self.worker_http.close()
         self.loop.call_soon_threadsafe(self.server.stop)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from sdworker import __version__
-from sdworker.cli import completion, generate, manage, serve, submit
+from sdworker.cli import completion, explain, generate, manage, serve, submit
 
 __all__ = ["build_parser", "main"]
 
-_COMMANDS = (generate, serve, submit, manage, completion)
+_COMMANDS = (generate, explain, serve, submit, manage, completion)
 
 
 class _Parser(argparse.ArgumentParser):

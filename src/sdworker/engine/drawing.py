@@ -1,8 +1,10 @@
 """What the engine is asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from sdworker.reading import Reading
 
 __all__ = ["Drawing"]
 
@@ -18,6 +20,7 @@ class Drawing:
         image: uint8 [height, width, 3] to start from, or None.
         mask: uint8 [height, width], 255 where `image` is repainted, or None.
         strength: how much of `image` is given up, 0 < strength ≤ 1.
+        reading: how the prompts are read.
     """
 
     prompt: str
@@ -31,3 +34,4 @@ class Drawing:
     image: np.ndarray | None = None
     mask: np.ndarray | None = None
     strength: float = 1.0
+    reading: Reading = field(default_factory=Reading)

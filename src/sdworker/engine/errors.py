@@ -7,6 +7,7 @@ import torch
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.networks.autoencoder import NotFinite
 from sdworker.engine.tables import TableError
+from sdworker.engine.text.errors import PromptError
 
 __all__ = ["DeviceLost", "EngineError", "EngineLost", "explain", "is_fatal"]
 
@@ -29,7 +30,7 @@ def explain(drawing: Drawing, error: Exception, dtype: torch.dtype) -> EngineErr
     """The error a user gets of whatever went wrong: what happened and what to do about it."""
     if isinstance(error, EngineError):
         return error
-    if isinstance(error, TableError):
+    if isinstance(error, (PromptError, TableError)):
         explained = EngineError(str(error))
     elif isinstance(error, NotFinite):
         precision = str(dtype).removeprefix("torch.")

@@ -242,7 +242,7 @@ class Generation:
             raise
 
     def _count_memory(self) -> int:
-        """Bytes of the history and of the pictures' latents."""
+        """Bytes of the history, of the pictures' latents and of the texts."""
         images = len(self.drawing.seeds)
         _, channels, height, width = self._latent_shape
         layers = channels * images * self.table.columns
@@ -250,7 +250,7 @@ class Generation:
             layers += 2 * channels * images + 1
         if self._model.inpaints_natively:
             layers += (channels + 1) * images
-        return layers * height * width * _FLOAT_BYTES
+        return layers * height * width * _FLOAT_BYTES + self.plan.memory_bytes
 
     def _start(
         self, generators: "list[torch.Generator]", conditionings: "Sequence[Conditioning]"

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sdworker.engine.text.prompt import Text
+
 __all__ = ["Guidance", "Plan"]
 
 
@@ -49,11 +51,15 @@ class Plan:
         text_lengths: of each of its conditionings the length of the texts in tokens. A drawing has one, or several
             where its prompt changes on the way.
         stages: of each evaluation the number of its conditioning.
+        texts: of each conditioning the texts of one image's rows.
+        memory_bytes: what the conditionings hold on the device.
     """
 
     guidance: Guidance
     text_lengths: tuple[int, ...]
     stages: tuple[int, ...]
+    texts: tuple[tuple[Text, ...], ...] = ()
+    memory_bytes: int = 0
 
     def text_length(self, evaluation: int) -> int:
         """In tokens, of what the UNet is told at an evaluation."""

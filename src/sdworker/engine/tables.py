@@ -27,7 +27,16 @@ import torch
 from sdworker.engine.schedules import impose
 from sdworker.samplers import PAIRS, Sampler
 
-__all__ = ["Blend", "SamplerTables", "Table", "TableError", "first_step", "make_scheduler", "probe"]
+__all__ = [
+    "Blend",
+    "SamplerTables",
+    "Table",
+    "TableError",
+    "first_step",
+    "make_scheduler",
+    "probe",
+    "steps_taken",
+]
 
 
 class TableError(ValueError):
@@ -142,6 +151,11 @@ def first_step(steps: int, strength: float) -> int:
     gives a picture almost unchanged, which is what was asked for.
     """
     return max(steps - max(min(int(steps * strength), steps), 1), 0)
+
+
+def steps_taken(steps: int, strength: float | None) -> int:
+    """Steps that are run of so many: all, or those left to an image-to-image run of that strength."""
+    return steps if strength is None else steps - first_step(steps, strength)
 
 
 def make_scheduler(sampler: Sampler, model_config: Mapping[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from sdworker.reading import MOST_SKIPPED, Emphasis, PromptSyntax
 from sdworker.request.marks import (
     OUTDATED,
     Also,
@@ -73,6 +74,23 @@ class Request(Part):
     )
     negative_prompt: Annotated[str, Private()] = Field(
         "", max_length=4096, description="What to keep out of the picture."
+    )
+    prompt_syntax: Annotated[PromptSyntax, DefaultFrom("default_prompt_syntax")] = Field(
+        "weights",
+        description="`weights`: prompts are read as AUTOMATIC1111's web UI reads them: `(x:1.3)`, `[a:b:0.5]`, "
+        "`[a|b]`, `AND`, `BREAK` (docs/prompts.md). `plain`: every character is text.",
+    )
+    emphasis: Annotated[Emphasis, DefaultFrom("default_emphasis")] = Field(
+        "original",
+        description="What weights in prompts do: `original` keeps the mean of a text's embedding, `no_norm` does "
+        "not.",
+    )
+    clip_skip: Annotated[Int, DefaultFrom("default_clip_skip")] = Field(
+        0,
+        ge=0,
+        le=MOST_SKIPPED,
+        description="Layers of the text encoder left out at its end; one less than the web UI's "
+        "`CLIP_stop_at_last_layers`.",
     )
     width: Annotated[_Side | None, _SIDE] = Field(
         None, description="Width in pixels. With an `init_image`, left out means the picture's own."

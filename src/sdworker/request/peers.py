@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from sdworker.reading import MOST_SKIPPED
 from sdworker.request.declaration import Request
 from sdworker.request.marks import names_of
 from sdworker.request.names import Entry
@@ -99,7 +100,6 @@ FOREIGN: Mapping[str, Foreign] = {
             "other settings of the web UI",
             ({},),
             inside={
-                "CLIP_stop_at_last_layers": (1,),
                 "eta_noise_seed_delta": (0,),
                 "sd_vae": ("Automatic", "None"),
             },
@@ -192,6 +192,7 @@ def translate(given: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[Entry], li
     left = dict(given)
     said: list[Entry] = []
     problems: list[str] = []
+    _web_ui_settings(left, said, problems)
     for name in [key for key in left if isinstance(key, str) and key in FOREIGN]:
         refusal = FOREIGN[name].refusal(left.pop(name), given)
         problems += [refusal] if refusal else []
@@ -270,6 +271,25 @@ def _scheduler(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> 
         said.append(Entry("scheduler", "schedule", schedule))
 
 
+def _web_ui_settings(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None:
+    """Of AUTOMATIC1111's settings those that are fields here; they stand in `override_settings` or beside it."""
+    overridden = left.get("override_settings")
+    where: list[tuple[str, dict[Any, Any]]] = [("", left)]
+    if isinstance(overridden, Mapping):
+        left["override_settings"] = dict(overridden)
+        where.append(("override_settings.", left["override_settings"]))
+    for prefix, settings in where:
+        layers = settings.pop("CLIP_stop_at_last_layers", None)
+        if layers is not None:
+            name = f"{prefix}CLIP_stop_at_last_layers"
+            if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= MOST_SKIPPED + 1:
+                problems.append(
+                    f"{name}: {show(layers)} is not allowed; allowed: a whole number from 1 to {MOST_SKIPPED + 1}"
+                )
+            else:
+                said.append(Entry(name, "clip_skip", layers - 1))
+
+
 _SAID: tuple[Callable[[dict[Any, Any], list[Entry], list[str]], None], ...] = (
     _one_picture,
     _resize_mode,
@@ -282,4 +302,5 @@ _SAID_SCHEMAS: dict[str, dict[str, Any]] = {
     "resize_mode": {"enum": [*_RESIZES, None]},
     "n_iter": {"type": ["integer", "null"], "minimum": 1},
     "sampler_index": {"type": ["string", "null"]},
+    "CLIP_stop_at_last_layers": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_SKIPPED + 1},
 }

@@ -1,7 +1,6 @@
 """Stable Diffusion 1.x and 2.x, their 9-channel inpainting models, and latent consistency models of the kind."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -9,34 +8,36 @@ from typing import Any, Self
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.model_config import ModelError
 from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.loading import load_network, naming, place
 from sdworker.engine.networks.model import Loading, Model
 from sdworker.engine.plan import Guidance, Plan
-from sdworker.engine.text import Tokens, load_text_encoder, load_tokenizer
+from sdworker.engine.tables import steps_taken
+from sdworker.engine.text.clip import load_text_encoder
+from sdworker.engine.text.encoder import PromptEncoder
+from sdworker.engine.text.errors import PromptError
+from sdworker.engine.text.prompt import plan_negative_prompt, plan_prompt, read_text
+from sdworker.engine.text.tokens import ClipTokenizer, load_tokenizer
 from sdworker.engine.unet_input import Conditioning, UNetInput
+from sdworker.reading import Reading
+from sdworker.samplers import PAIRS
 
 __all__ = ["StableDiffusion"]
-
-_TEXT_CACHE = 64
 
 
 class StableDiffusion(Model):
     """The UNet is told the last hidden state of one CLIP text encoder; an LCM's, the guidance scale too."""
 
-    def __init__(self, *, tokenizer: Tokens, text_encoder: Any, **parts: Any) -> None:
+    def __init__(self, *, tokenizer: ClipTokenizer, text_encoder: Any, **parts: Any) -> None:
         """
         Args:
             parts: as for `Model`.
         """
         super().__init__(**parts)
         self._tokenizer = tokenizer
-        self._text_encoder = text_encoder
-        self._tokens = int(text_encoder.positions)
-        self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._prompts = PromptEncoder(text_encoder, device=self.device, dtype=self.dtype)
 
     @classmethod
     def load(cls, checked: ModelFolder, loading: Loading) -> Self:
@@ -71,24 +72,56 @@ class StableDiffusion(Model):
         return self._unet.config.time_cond_proj_dim is not None
 
     def plan(self, drawing: Drawing, evaluations: int) -> Plan:
+        reading, words = drawing.reading, self._tokenizer
+        if reading.clip_skip >= self._prompts.layers:
+            raise PromptError(
+                f"clip_skip: {reading.clip_skip} is not allowed; allowed with this model: a whole number from 0 "
+                f"to {self._prompts.layers - 1}"
+            )
+        taken = steps_taken(drawing.steps, None if drawing.image is None else drawing.strength)
+        counted = max(1, taken * PAIRS[drawing.sampler].order)
+        parts = plan_prompt(drawing.prompt, words, evaluations=counted, reading=reading)
+        guidance = self._guidance(drawing, tuple(part.weight for part in parts))
+        rows = list(parts)
+        if guidance.guided:
+            negative = drawing.negative_prompt
+            rows.insert(0, plan_negative_prompt(negative, words, evaluations=counted, reading=reading))
+        said = [tuple(part.at(i) for part in rows) for i in range(evaluations)]
+        texts = tuple(dict.fromkeys(said))
+        numbers = {told: number for number, told in enumerate(texts)}
+        lengths = tuple(math.lcm(*(text.length for text in told)) for told in texts)
         return Plan(
-            guidance=Guidance(drawing.guidance, guided=drawing.guidance > 1 and not self.embeds_guidance),
-            text_lengths=(self._tokens,),
-            stages=(0,) * evaluations,
+            guidance=guidance,
+            text_lengths=lengths,
+            stages=tuple(numbers[told] for told in said),
+            texts=texts,
+            memory_bytes=sum(lengths) * len(rows) * self._prompts.width * self.dtype.itemsize,
         )
+
+    def _guidance(self, drawing: Drawing, weights: tuple[float, ...]) -> Guidance:
+        """One prompt alone needs no row beside it where the scale is 1, several always do."""
+        scale = 1.0 if self.embeds_guidance else max(1.0, drawing.guidance)
+        if len(weights) == 1:
+            return Guidance(drawing.guidance, guided=scale > 1)
+        return Guidance(scale, weights)
 
     @torch.inference_mode()
     def condition(self, drawing: Drawing, plan: Plan) -> Generator[None, None, Sequence[Conditioning]]:
-        prompted = self.encode_text(drawing.prompt)
-        yield
-        if not plan.guidance.guided:
-            return (Conditioning(prompted, added=self._embedded(drawing.guidance)),)
-        plain = self.encode_text(drawing.negative_prompt)
-        yield
-        return (Conditioning.cat([Conditioning(plain), Conditioning(prompted)]),)
+        conditionings = []
+        for texts in plan.texts:
+            rows = []
+            for text in texts:
+                embedded = yield from self._prompts.encode_in_pieces(text)
+                rows.append(Conditioning(embedded, added=self._embedded(drawing.guidance)))
+            conditionings.append(Conditioning.cat(rows))
+        return conditionings
 
     def example_conditioning(self) -> Conditioning:
         return Conditioning(self.encode_text(""), added=self._embedded(1.0))
+
+    def encode_text(self, prompt: str) -> torch.Tensor:
+        """The embedding of a prompt without syntax, [1, 77k, d]."""
+        return self._prompts.encode(read_text(prompt, self._tokenizer, Reading(syntax="plain")))
 
     def forward(self, inputs: UNetInput) -> torch.Tensor:
         told = inputs.conditioning
@@ -103,24 +136,6 @@ class StableDiffusion(Model):
             return_dict=False,
         )[0]
         return output
-
-    @torch.inference_mode()
-    def encode_text(self, prompt: str) -> torch.Tensor:
-        """The prompt's embedding, [1, 77, d]; cut at 77 tokens, as diffusers' pipelines do.
-
-        A few are kept, the empty one always: most jobs of a deployment share their negative prompt.
-        """
-        known = self._texts.get(prompt)
-        if known is not None:
-            self._texts.move_to_end(prompt)
-            return known
-        ids, mask = self._tokenizer(prompt)
-        embedding = self._text_encoder(send(ids, self.device), send(mask, self.device)).to(self.dtype)
-        self._texts[prompt] = embedding
-        while len(self._texts) > _TEXT_CACHE:
-            oldest = next(text for text in self._texts if text)
-            del self._texts[oldest]
-        return embedding
 
     def _embedded(self, guidance: float) -> dict[str, torch.Tensor]:
         """What a model that embeds the guidance scale is given of it."""

@@ -1,89 +1,16 @@
-"""Our text encoder and tokenizer are transformers' own, to the last bit; what they are not made for goes there."""
+"""Our text encoder is transformers' own, to the last bit; what it is not made for goes there."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from sdworker.engine import text
 from sdworker.engine.model_files import ModelError
-from sdworker.engine.text import TextEncoder, Tokens, load_text_encoder, load_tokenizer
-
-
-@pytest.fixture(scope="module")
-def theirs(model: Path) -> Any:
-    return CLIPTokenizer.from_pretrained(model / "tokenizer", local_files_only=True)
-
-
-@pytest.fixture(scope="module")
-def ours(model: Path) -> Tokens:
-    assert text._plain_tokenizer(model / "tokenizer", 77) is not None
-    return load_tokenizer(model / "tokenizer", 77)
-
-
-@settings(max_examples=500, deadline=None)
-@example("")
-@example("  a\tcat \n and  a dog's ")
-@example("naïve CAFÉ — Ünïcode, İstanbul, e\u0301, ﬁ, 猫と犬, 😀🏽‍🚀")
-@example("a <|endoftext|> cat<|startoftext|><|ENDOFTEXT|> </w> ##")
-@example("word " * 200)
-@example("supercalifragilistic" * 30)
-@example("\0\x1f\u200b\ufeff\u2028 \U0010ffff")
-@given(
-    prompt=st.one_of(
-        st.text(max_size=200),
-        st.lists(
-            st.sampled_from(
-                ["a", "red", "Apple", "'s", "<|endoftext|>", "12", "…", " ", "\n", "猫", "e\u0301"]
-            )
-        ).map("".join),
-    )
-)
-def test_every_prompt_becomes_the_tokens_of_transformers(ours: Tokens, theirs: Any, prompt: str) -> None:
-    try:
-        expected = theirs(prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-    except Exception as error:
-        with pytest.raises(type(error)):
-            ours(prompt)
-        return
-    ids, mask = ours(prompt)
-    assert torch.equal(ids, expected.input_ids)
-    assert torch.equal(mask, expected.attention_mask)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"normalizer": None},
-        {"added_tokens": []},
-        {"post_processor": None},
-        {"pre_tokenizer": {"type": "Whitespace"}},
-    ],
-)
-def test_a_tokenizer_of_another_make_is_left_to_transformers(
-    model: Path, tmp_path: Path, change: dict[str, Any]
-) -> None:
-    folder = tmp_path / "tokenizer"
-    shutil.copytree(model / "tokenizer", folder)
-    file = folder / "tokenizer.json"
-    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | change), "utf-8")
-    assert text._plain_tokenizer(folder, 77) is None
-
-
-def test_a_folder_with_vocabulary_and_merges_alone_gives_the_same_tokens(
-    model: Path, tmp_path: Path, ours: Tokens
-) -> None:
-    folder = tmp_path / "tokenizer"
-    shutil.copytree(model / "tokenizer", folder, ignore=shutil.ignore_patterns("tokenizer.json"))
-    ids, mask = load_tokenizer(folder, 77)("a red apple")
-    assert torch.equal(ids, ours("a red apple")[0])
-    assert torch.equal(mask, ours("a red apple")[1])
+from sdworker.engine.text.clip import TextEncoder, load_text_encoder
+from sdworker.engine.text.tokens import ClipTokenizer
 
 
 def make_encoder(folder: Path, **config: Any) -> tuple[CLIPTextModel, CLIPTextConfig]:
@@ -109,12 +36,14 @@ def test_the_encoder_gives_what_transformers_gives_bit_by_bit(
         assert torch.equal(ours(ids, torch.ones_like(ids)), theirs(ids)[0])
 
 
-def test_the_embedded_models_encoder_gives_what_transformers_gives(model: Path, ours: Tokens) -> None:
+def test_the_embedded_models_encoder_gives_what_transformers_gives(
+    model: Path, tokenizer: ClipTokenizer
+) -> None:
     theirs = CLIPTextModel.from_pretrained(model / "text_encoder").eval()
     encoder = load_text_encoder(model / "text_encoder", dtype=torch.float32, variant=None)
-    ids, mask = ours("a red apple on a table")
+    ids = torch.tensor([[tokenizer.bos, *tokenizer.encode("a red apple on a table"), tokenizer.eos]])
     with torch.inference_mode():
-        assert torch.equal(encoder(ids, mask), theirs(ids)[0])
+        assert torch.equal(encoder(ids, torch.ones_like(ids)), theirs(ids)[0])
 
 
 def test_weights_named_as_in_older_files_are_taken(tmp_path: Path) -> None:
@@ -150,3 +79,34 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         config.write_text(json.dumps(described | change), "utf-8")
         with pytest.raises(ModelError, match=named):
             load_text_encoder(tmp_path, dtype=torch.float32, variant=None)
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu_new"])
+@pytest.mark.parametrize("skip", [0, 1, 2])
+def test_skipped_layers_are_those_at_the_end_and_the_final_norm_stays(
+    tmp_path: Path, act: str, skip: int
+) -> None:
+    """With our own encoder and with transformers'."""
+    encoder, _ = make_encoder(tmp_path, hidden_act=act)
+    ours = load_text_encoder(tmp_path, dtype=torch.float32, variant=None)
+    assert isinstance(ours, TextEncoder) is (act == "quick_gelu")
+    assert ours.layers == 3
+    ids = torch.randint(0, 99, (2, 77))
+    with torch.inference_mode():
+        hidden = encoder(ids, output_hidden_states=True).hidden_states[-1 - skip]
+        assert torch.equal(ours(ids, torch.ones_like(ids), skip=skip), encoder.final_layer_norm(hidden))
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu_new"])
+def test_vectors_stand_in_for_tokens(tmp_path: Path, act: str) -> None:
+    """Those of other tokens give what these tokens give, in their rows and places only."""
+    encoder, _ = make_encoder(tmp_path, hidden_act=act)
+    ours = load_text_encoder(tmp_path, dtype=torch.float32, variant=None)
+    ids = torch.randint(1, 99, (2, 77))
+    meant = ids.clone()
+    meant[1, 4:6] = torch.tensor([7, 8])
+    vectors = encoder.get_input_embeddings().weight[[7, 8]].detach().clone()
+    with torch.inference_mode():
+        given = ours(ids, torch.ones_like(ids), vectors=[(1, 4, vectors)])
+        assert torch.equal(given, ours(meant, torch.ones_like(ids)))
+        assert torch.equal(ours(ids, torch.ones_like(ids)), encoder(ids)[0])

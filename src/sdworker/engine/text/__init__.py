@@ -1,0 +1,1 @@
+"""Prompts: read (`prompt.py`, pure), tokenised (`tokens.py`) and encoded (`clip.py`, `encoder.py`)."""

@@ -1,0 +1,124 @@
+"""Texts as what the UNet is told: embeddings, chunk by chunk.
+
+A chunk is the unit of work, so that whoever draws meanwhile waits for one at most, and of memory: chunks that many
+prompts share, the empty one above all, are encoded once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Generator, Mapping
+from typing import Any, cast
+
+import torch
+
+from sdworker.engine.device import send
+from sdworker.engine.text.chunks import Chunk
+from sdworker.engine.text.clip import Vectors
+from sdworker.engine.text.prompt import Text
+from sdworker.reading import Emphasis
+
+__all__ = ["PromptEncoder"]
+
+_CACHED_CHUNKS = 256
+_NO_EMBEDDINGS: Mapping[str, torch.Tensor] = {}
+_Key = tuple[Chunk, Emphasis, int]
+
+
+class PromptEncoder:
+    """Encodes texts with one text encoder, and remembers their chunks. Lives on the engine's thread.
+
+    Attributes:
+        layers: of the text encoder; at most one less may be skipped.
+    """
+
+    def __init__(
+        self,
+        text_encoder: Any,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        embeddings: Mapping[str, torch.Tensor] = _NO_EMBEDDINGS,
+    ) -> None:
+        """
+        Args:
+            text_encoder: called as `clip.TextEncoder` is.
+            dtype: of the embeddings.
+            embeddings: name → [n, width], for texts that were planned with these names. What a name stands for
+                must not change, because encoded chunks are kept by it.
+        """
+        self._text_encoder = text_encoder
+        self._device = device
+        self._dtype = dtype
+        self._embeddings = embeddings
+        self._known: OrderedDict[_Key, torch.Tensor] = OrderedDict()
+
+    @property
+    def layers(self) -> int:
+        return int(self._text_encoder.layers)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token's embedding."""
+        return int(self._text_encoder.width)
+
+    def encode(self, text: Text) -> torch.Tensor:
+        """A text's embedding, [1, 77k, d] for k chunks."""
+        pieces = self.encode_in_pieces(text)
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as done:
+                return cast(torch.Tensor, done.value)
+
+    def encode_in_pieces(self, text: Text) -> Generator[None, None, torch.Tensor]:
+        """The same, one chunk for each item taken; a chunk that is remembered is no item."""
+        chunks = []
+        for chunk in text.chunks:
+            known = self.knows(chunk, text.emphasis, text.clip_skip)
+            chunks.append(self.encode_chunk(chunk, text.emphasis, text.clip_skip))
+            if not known:
+                yield
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
+
+    @torch.inference_mode()
+    def encode_chunk(self, chunk: Chunk, emphasis: Emphasis, clip_skip: int) -> torch.Tensor:
+        """One chunk's embedding, [1, 77, d]; at once if it is remembered."""
+        key = chunk, emphasis, clip_skip
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._encode(chunk, emphasis, clip_skip)
+            self._forget()
+        self._known.move_to_end(key)
+        return known
+
+    def knows(self, chunk: Chunk, emphasis: Emphasis, clip_skip: int) -> bool:
+        """Whether encoding it costs nothing."""
+        return (chunk, emphasis, clip_skip) in self._known
+
+    def _encode(self, chunk: Chunk, emphasis: Emphasis, clip_skip: int) -> torch.Tensor:
+        ids = torch.tensor([chunk.tokens])
+        mask = (torch.arange(len(chunk.tokens)) < chunk.used + 2).long()[None]
+        vectors: list[Vectors] = [
+            (0, insert.start, self._embeddings[insert.name]) for insert in chunk.inserts
+        ]
+        hidden = self._text_encoder(
+            send(ids, self._device), send(mask, self._device), skip=clip_skip, vectors=vectors
+        )
+        if all(weight == 1 for weight in chunk.weights):
+            return hidden.to(self._dtype)
+        weights = send(torch.tensor(chunk.weights), self._device)
+        return _emphasise(hidden.float(), weights, emphasis).to(self._dtype)
+
+    def _forget(self) -> None:
+        """What was not asked for longest; never the empty text, which most jobs have for a negative prompt."""
+        while len(self._known) > _CACHED_CHUNKS:
+            del self._known[next(key for key in self._known if key[0].used)]
+
+
+def _emphasise(hidden: torch.Tensor, weights: torch.Tensor, emphasis: Emphasis) -> torch.Tensor:
+    """A chunk's embedding [1, length, d] times its tokens' weights [length]; `original` gives it its old mean."""
+    weighted = hidden * weights[:, None]
+    if emphasis == "no_norm":
+        return weighted
+    ratio = hidden.mean() / weighted.mean()
+    # Weights that cancel out leave no mean to be scaled by; what they leave of the text is then taken as it is.
+    return weighted * torch.where(ratio.isfinite(), ratio, 1.0)
