@@ -119,7 +119,7 @@ async def test_in_a_busy_mixed_batch_every_drawing_is_what_diffusers_draws_alone
         {"guidance": 1.0},
         {"guidance": 30.0},
         {"negative_prompt": ""},
-        {"prompt": "word " * 75},
+        {"prompt": "red " * 75},
         {"prompt": "🐶 naïve Ünïcode 狗"},
         {"width": 128, "height": 72},
         {"seeds": (2**63 - 2,)},
