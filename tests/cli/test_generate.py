@@ -112,7 +112,7 @@ class TestRefusal:
     ) -> None:
         assert main(["generate", "x", "--set", "stepz=1", "--set", "width=100"]) == 1
         error = capsys.readouterr().err
-        assert error.startswith("sdworker: 'stepz': there is no such field; ")
+        assert error.startswith("sdworker: 'stepz': there is no such field; the nearest is steps")
         assert "; width: 100 is" in error
         assert not Path("out").exists()
 

@@ -26,6 +26,7 @@ NAMES = [name for field in Request.model_fields for name in (field, *aliases_of(
         ("seeds", "seed"),
         ("Seed", "seed"),
         ("step", "steps"),
+        ("stepz", "steps"),
         ("num_steps", "num_inference_steps"),
         ("numInferenceSteps", "num_inference_steps"),
         ("inference_steps", "num_inference_steps"),

@@ -129,14 +129,22 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     if abbreviated:
         return min(abbreviated, key=len)
     by_letters = {"".join(_words(known)): known for known in names}
-    swapped = [known for letters, known in by_letters.items() if sorted(letters) == sorted("".join(words))]
-    if swapped:
-        return swapped[0]
-    close = difflib.get_close_matches("".join(words), by_letters, n=1, cutoff=_ALIKE)
+    written = "".join(words)
+    slips = [known for letters, known in by_letters.items() if _is_one_slip(written, letters)]
+    if slips:
+        return slips[0]
+    close = difflib.get_close_matches(written, by_letters, n=1, cutoff=_ALIKE)
     if close:
         return by_letters[close[0]]
     one_word = [known for known in names if len(words) == 1 and len(name) >= 5 and words[0] in _words(known)]
     return one_word[0] if len(one_word) == 1 else None
+
+
+def _is_one_slip(written: str, meant: str) -> bool:
+    """Letters that changed places, or one letter for another in a word of five or more."""
+    if sorted(written) == sorted(meant):
+        return True
+    return len(written) == len(meant) >= 5 and sum(a != b for a, b in zip(written, meant, strict=True)) == 1
 
 
 def _abbreviates(words: list[str], known: list[str]) -> bool:
