@@ -4,6 +4,7 @@ import logging
 
 import torch
 
+from sdworker.engine.controls.errors import ControlError
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.networks.autoencoder import NotFinite
 from sdworker.engine.tables import TableError
@@ -30,7 +31,7 @@ def explain(drawing: Drawing, error: Exception, dtype: torch.dtype) -> EngineErr
     """The error a user gets of whatever went wrong: what happened and what to do about it."""
     if isinstance(error, EngineError):
         return error
-    if isinstance(error, (PromptError, TableError)):
+    if isinstance(error, (ControlError, PromptError, TableError)):
         explained = EngineError(str(error))
     elif isinstance(error, NotFinite):
         precision = str(dtype).removeprefix("torch.")

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from sdworker.engine.controls.rows import residuals_of
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.model_config import ModelError
 from sdworker.engine.model_files import ModelFolder
@@ -125,7 +126,7 @@ class StableDiffusion(Model):
 
     def forward(self, inputs: UNetInput) -> torch.Tensor:
         told = inputs.conditioning
-        latents = inputs.latents
+        latents, residuals = inputs.latents, residuals_of(told)
         if told.channels is not None:
             latents = torch.cat([latents, told.channels], dim=1)
         output: torch.Tensor = self._unet(
@@ -133,6 +134,8 @@ class StableDiffusion(Model):
             inputs.timesteps,
             encoder_hidden_states=told.text,
             timestep_cond=told.added.get("timestep_cond"),
+            down_block_additional_residuals=residuals and residuals.layers[:-1],
+            mid_block_additional_residual=residuals and residuals.layers[-1],
             return_dict=False,
         )[0]
         return output
