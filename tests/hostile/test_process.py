@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from bench.standin import Platform, platform
 from sdworker.process import environment, log_stream, redaction
 from sdworker.serverless import wire
 from sdworker.serverless.outbox import encode
 from tests.serverless.conftest import ROOT, running_worker
-from tests.serverless.standin import Platform, platform
 
 from .faults import Faults
 
