@@ -1,7 +1,9 @@
 """What a user can mend about a ControlNet."""
 
+from sdworker.errors import UserError
+
 __all__ = ["ControlError"]
 
 
-class ControlError(Exception):
-    """A ControlNet cannot be used; the message says why, without paths, and what to do."""
+class ControlError(UserError):
+    """A ControlNet cannot be used."""

@@ -7,6 +7,7 @@ inputs like any other, and serves whatever nets made them.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from sdworker.engine.controls.net import ControlNet
 from sdworker.engine.device import send
 from sdworker.engine.unet_input import Conditioning, UNetInput
 
-__all__ = ["Lead", "Residuals", "RowControls", "residuals_of", "with_residuals"]
+__all__ = ["Lead", "Residuals", "RowControls", "unet_arguments", "with_residuals"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,11 +127,13 @@ class Residuals:
         return tuple(layer.shape[1:] for layer in self.layers)
 
 
-def residuals_of(told: Conditioning) -> Residuals | None:
-    """What a family's UNet adds, of a conditioning that `with_residuals` has seen."""
-    controls = told.controls
-    assert controls is None or isinstance(controls, Residuals), "the ControlNets have not run"
-    return controls
+def unet_arguments(told: Conditioning) -> dict[str, Any]:
+    """What a UNet of diffusers' is called with beside, for a conditioning that `with_residuals` has seen."""
+    if told.controls is None:
+        return {}
+    assert isinstance(told.controls, Residuals), "the ControlNets have not run"
+    *down, middle = told.controls.layers
+    return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
 
 def with_residuals(inputs: UNetInput, free_memory: Callable[[], None]) -> UNetInput:
