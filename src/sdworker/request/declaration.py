@@ -1,9 +1,10 @@
 """`Request`: what a job may ask for. Its fields are the contract; all else about a field is derived from here."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from sdworker.image_formats import EXTENSIONS, ImageFormat
 from sdworker.reading import MOST_SKIPPED, Emphasis, PromptSyntax
 from sdworker.request.marks import (
     OUTDATED,
@@ -33,14 +34,12 @@ __all__ = [
     "LARGEST_SEED",
     "LONGEST",
     "MULTIPLE",
+    "PICTURE",
     "SHORTEST",
-    "OutputFormat",
     "Request",
     "Resize",
     "aliases_of",
 ]
-
-OutputFormat = Literal["png", "jpeg", "webp"]
 
 LARGEST_SEED = 2**63 - 1
 SHORTEST, LONGEST, MULTIPLE = 64, 2048, 8  # of an image's sides, in pixels
@@ -50,13 +49,16 @@ def _format_name(value: object) -> object:
     """Case does not matter, and a JPEG goes by the name of its files too."""
     if not isinstance(value, str):
         return value
-    return {"jpg": "jpeg"}.get(value.lower(), value.lower())
+    by_file = {extension: format for format, extension in EXTENSIONS.items()}
+    return by_file.get(value.lower(), value.lower())
 
 
 _Side = Annotated[int, Field(ge=SHORTEST, le=LONGEST, multiple_of=MULTIPLE), BeforeValidator(whole)]
 _Seed = Annotated[int, Field(ge=-1, le=LARGEST_SEED), BeforeValidator(whole)]
 _SIDE = InWords(f"a multiple of {MULTIPLE} from {SHORTEST} to {LONGEST}")
 _PICTURE = InWords("a URL, a data URI or base64")
+PICTURE: dict[str, Any] = {"contentMediaType": "image/*"}
+"""`json_schema_extra` of a field whose text is a picture: forms take files for it."""
 
 
 class Request(Part):
@@ -70,61 +72,82 @@ class Request(Part):
     """For required fields, while others are checked."""
 
     prompt: Annotated[str, Private()] = Field(
-        min_length=1, max_length=4096, description="What to draw.", json_schema_extra={"pattern": r"\S"}
+        title="Prompt",
+        min_length=1,
+        max_length=4096,
+        description="What to draw.",
+        json_schema_extra={"pattern": r"\S"},
     )
     negative_prompt: Annotated[str, Private()] = Field(
-        "", max_length=4096, description="What to keep out of the picture."
+        "", title="Negative prompt", max_length=4096, description="What to keep out of the picture."
     )
     prompt_syntax: Annotated[PromptSyntax, DefaultFrom("default_prompt_syntax")] = Field(
         "weights",
+        title="Prompt syntax",
         description="`weights`: prompts are read as AUTOMATIC1111's web UI reads them: `(x:1.3)`, `[a:b:0.5]`, "
         "`[a|b]`, `AND`, `BREAK` (docs/prompts.md). `plain`: every character is text.",
     )
     emphasis: Annotated[Emphasis, DefaultFrom("default_emphasis")] = Field(
         "original",
+        title="Emphasis",
         description="What weights in prompts do: `original` keeps the mean of a text's embedding, `no_norm` does "
         "not.",
     )
     clip_skip: Annotated[Int, DefaultFrom("default_clip_skip")] = Field(
         0,
+        title="Clip skip",
         ge=0,
         le=MOST_SKIPPED,
         description="Layers of the text encoder left out at its end; one less than the web UI's "
         "`CLIP_stop_at_last_layers`.",
     )
     width: Annotated[_Side | None, _SIDE] = Field(
-        None, description="Width in pixels. With an `init_image`, left out means the picture's own."
+        None,
+        title="Width",
+        description="Width in pixels. With an `init_image`, left out means the picture's own.",
     )
     height: Annotated[_Side | None, _SIDE] = Field(
-        None, description="Height in pixels. With an `init_image`, left out means the picture's own."
+        None,
+        title="Height",
+        description="Height in pixels. With an `init_image`, left out means the picture's own.",
     )
     init_image: Annotated[str | None, Also("image", "image_url"), EmptyIsNull(), _PICTURE, Private()] = Field(
         None,
+        title="Start from a picture",
         min_length=1,
         description="A picture to start from: URL, data URI or base64. Sets the size when none is given.",
+        json_schema_extra=PICTURE,
     )
     mask: Annotated[str | None, Also("mask_image"), EmptyIsNull(), _PICTURE, Private()] = Field(
         None,
+        title="Mask",
         min_length=1,
         description="Where `init_image` is repainted: white is, black stays. URL, data URI or base64.",
+        json_schema_extra=PICTURE,
     )
     resize: Annotated[Resize, DefaultFrom("default_resize")] = Field(
         "stretch",
+        title="Resize",
         description="How `init_image` and `mask` come to `width` x `height`: `stretch` them, `crop` what is too "
         "much, `fill` what is missing with the edge's colours, or `keep` the picture's own size whatever the job "
         "says, as worker-stable_diffusion_v1 does.",
     )
     prompt_strength: Annotated[float, Also("strength", "denoising_strength")] = Field(
-        0.8, ge=0, le=1, description="How much of `init_image` may change; nothing without one."
+        0.8,
+        title="Strength",
+        ge=0,
+        le=1,
+        description="How much of `init_image` may change; nothing without one.",
     )
     num_outputs: Annotated[Int, Also("num_images", "batch_size"), AtMost("max_outputs")] = Field(
-        1, ge=1, description="How many images; image i is drawn with `seed` + i."
+        1, title="Pictures", ge=1, description="How many images; image i is drawn with `seed` + i."
     )
     num_inference_steps: Annotated[Int, Also("steps"), DefaultFrom("default_steps")] = Field(
-        25, ge=1, le=500, description="Sampling steps."
+        25, title="Steps", ge=1, le=500, description="Sampling steps: more take longer and refine."
     )
     guidance_scale: Annotated[float, Also("cfg_scale"), DefaultFrom("default_guidance")] = Field(
         7.5,
+        title="Guidance",
         ge=0,
         le=30,
         description="How closely to follow the prompt; at 1 and below it runs without guidance, twice as fast.",
@@ -136,12 +159,14 @@ class Request(Part):
         InWords("the name of a sampler"),
     ] = Field(
         "DPM++ 2M Karras",
+        title="Sampler",
         description="The sampler: a name of the list below, a diffusers class name, or a name of "
         "worker-stable_diffusion_v1 or AUTOMATIC1111. Case and punctuation do not matter.",
         examples=list(SAMPLERS),
     )
     schedule: Annotated[str | None, InWords(f"automatic or a schedule: {', '.join(SCHEDULES)}")] = Field(
         None,
+        title="Schedule",
         description="The noise levels the sampler steps through, by AUTOMATIC1111's names of schedule types. "
         "`automatic` is what goes with the sampler there; left out: what the sampler's name says, else the "
         "model's own levels.",
@@ -150,11 +175,11 @@ class Request(Part):
     seed: Annotated[
         _Seed | None,
         InWords("a whole number from 0 to 2^63-1 less num_outputs; -1 or null for a random one"),
-    ] = Field(None, description="Seed of the first image; null and -1 mean random.")
-    output_format: Annotated[OutputFormat, BeforeValidator(_format_name)] = Field(
-        "png", description="Format of the images."
+    ] = Field(None, title="Seed", description="Seed of the first image; null and -1 mean random.")
+    output_format: Annotated[ImageFormat, BeforeValidator(_format_name)] = Field(
+        "png", title="Format", description="Format of the images."
     )
-    output_quality: Int = Field(95, ge=1, le=100, description="Quality of jpeg and webp.")
+    output_quality: Int = Field(95, title="Quality", ge=1, le=100, description="Quality of jpeg and webp.")
     nsfw: bool | None = Field(
         None,
         description="Accepted for worker-stable_diffusion_v1's sake; there is no safety checker yet.",
