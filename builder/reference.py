@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
@@ -244,6 +244,8 @@ def _value(value: object) -> str:
 
 def _allowed(info: FieldInfo) -> str:
     """What a setting may hold, in words."""
+    if get_origin(info.annotation) is tuple:
+        return "names with commas between"
     kinds = [kind for kind in get_args(info.annotation) or (info.annotation,) if kind is not NoneType]
     if isinstance(kinds[0], type) and issubclass(kinds[0], Enum):
         return ", ".join(f"`{choice.value}`" for choice in kinds[0])

@@ -5,14 +5,16 @@ generated from it. A variable that is set but empty counts as unset, because con
 strings; white space around a value, which comes with pasting, is dropped.
 """
 
+import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from sdworker.errors import DeploymentError
 from sdworker.reading import MOST_SKIPPED, MOST_TOKENS, Emphasis, PromptSyntax
 from sdworker.samplers import find_sampler, find_schedule
 
@@ -29,7 +31,7 @@ __all__ = [
 ]
 
 
-class SettingsError(Exception):
+class SettingsError(DeploymentError):
     """The environment does not make sense; the message names each variable and what it should be."""
 
 
@@ -84,6 +86,8 @@ class BucketAddressing(_Choice):
     VIRTUAL = "virtual"
 
 
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
 V1_DEFAULTS = {
     "default_width": "512",
     "default_height": "512",
@@ -91,6 +95,7 @@ V1_DEFAULTS = {
     "default_guidance": "7.5",
     "default_scheduler": "K-LMS",
     "default_resize": "keep",
+    "default_prompt_syntax": "plain",
 }
 """What a job gets that does not ask, from worker-stable_diffusion_v1 (docs/migrating.md)."""
 
@@ -182,7 +187,8 @@ class Settings(BaseSettings):
     v1_defaults: bool = Field(
         False,
         description="Gives jobs what worker-stable_diffusion_v1 gave them where they do not ask: "
-        "K-LMS, 50 steps, 512x512, and pictures in their own size. Other `DEFAULT_`s count more.",
+        "K-LMS, 50 steps, 512x512, pictures in their own size, and prompts without syntax. "
+        "Other `DEFAULT_`s count more.",
     )
 
     # How many jobs share the hardware.
@@ -218,6 +224,46 @@ class Settings(BaseSettings):
     runpod_allow_private_download_urls: bool = Field(
         False,
         description="Lets a job's URLs lead to loopback and private networks. The name is the SDK's own.",
+    )
+
+    # Add-ons: LoRAs, embeddings, ControlNets, upscalers.
+    lora_dir: Path | None = Field(
+        None,
+        description="Folder of LoRAs that jobs may name, beside `/runpod-volume/loras` and the image's own.",
+    )
+    embedding_dir: Path | None = Field(
+        None, description="The same for embeddings (textual inversion), beside `/runpod-volume/embeddings`."
+    )
+    controlnet_dir: Path | None = Field(
+        None, description="The same for ControlNets, beside `/runpod-volume/controlnets`."
+    )
+    upscaler_dir: Path | None = Field(
+        None, description="The same for upscalers, beside `/runpod-volume/upscalers`."
+    )
+    max_loras: int = Field(8, ge=0, le=64, description="Most LoRAs of one job.")
+    addon_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts that jobs may have add-ons fetched from, with commas between: "
+        "`huggingface.co,civitai.com`. Unset: none.",
+    )
+    addon_cache_dir: Path | None = Field(
+        None,
+        description="Where fetched add-ons are kept; workers may share it. "
+        "Unset: `/runpod-volume/addons` where there is a network volume, else a temporary folder.",
+    )
+    addon_cache_gb: float = Field(
+        20, gt=0, description="GB of fetched add-ons that are kept; the least recently used go first."
+    )
+    addon_max_mb: float = Field(1000, gt=0, description="Largest add-on that is fetched, in MB.")
+    addon_timeout_s: float = Field(
+        300, gt=0, description="Seconds in which an add-on must have arrived, repeated tries included."
+    )
+    hf_token: SecretStr | None = Field(
+        None, description="Token for huggingface.co, sent to no other host. The name is the hub's own."
+    )
+    civitai_token: SecretStr | None = Field(None, description="Token for civitai.com, sent to no other host.")
+    hf_endpoint: HttpUrl | None = Field(
+        None, description="A mirror that stands for huggingface.co. The name is the hub's own."
     )
 
     # Images out.
@@ -316,6 +362,16 @@ class Settings(BaseSettings):
             return TypeAdapter(bool).validate_python(value)
         except ValidationError:
             return False
+
+    @field_validator("addon_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, hosts: object) -> object:
+        if not isinstance(hosts, str):
+            return hosts
+        named = tuple(host.strip().rstrip(".").lower() for host in hosts.split(",") if host.strip())
+        if any(not _HOST.fullmatch(host) for host in named):
+            raise ValueError("should be names of hosts with commas between, without https:// and paths")
+        return named
 
     @field_validator("default_scheduler")
     @classmethod

@@ -78,6 +78,22 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "MAX_IMAGE_MEGAPIXELS": [("178", 178.0)],
     "IMAGE_TIMEOUT_S": [("0.5", 0.5)],
     "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": [("true", True), ("0", False)],
+    "LORA_DIR": [("/loras", Path("/loras"))],
+    "EMBEDDING_DIR": [("/embeddings", Path("/embeddings"))],
+    "CONTROLNET_DIR": [("/nets", Path("/nets"))],
+    "UPSCALER_DIR": [("/upscalers", Path("/upscalers"))],
+    "MAX_LORAS": [("0", 0), ("64", 64)],
+    "ADDON_HOSTS": [
+        ("huggingface.co", ("huggingface.co",)),
+        (" HuggingFace.co. , civitai.com,", ("huggingface.co", "civitai.com")),
+    ],
+    "ADDON_CACHE_DIR": [("/cache", Path("/cache"))],
+    "ADDON_CACHE_GB": [("0.5", 0.5)],
+    "ADDON_MAX_MB": [("300", 300.0)],
+    "ADDON_TIMEOUT_S": [("60", 60.0)],
+    "HF_TOKEN": [],
+    "CIVITAI_TOKEN": [],
+    "HF_ENDPOINT": [],
     "MAX_RESULT_MB": [("7.5", 7.5)],
     "BUCKET_ENDPOINT_URL": [],
     "BUCKET_ACCESS_KEY_ID": [],
@@ -134,6 +150,12 @@ REFUSED: dict[str, list[str]] = {
     "MAX_IMAGE_MEGAPIXELS": ["0", "179", "nan"],
     "IMAGE_TIMEOUT_S": ["0", "inf"],
     "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": ["maybe", "2"],
+    "MAX_LORAS": ["-1", "65", "some"],
+    "ADDON_HOSTS": ["https://huggingface.co", "huggingface.co/owner", "a b", "*"],
+    "ADDON_CACHE_GB": ["0", "nan"],
+    "ADDON_MAX_MB": ["0", "inf"],
+    "ADDON_TIMEOUT_S": ["0", "inf"],
+    "HF_ENDPOINT": ["mirror.example.com"],
     "MAX_RESULT_MB": ["0", "inf"],
     "BUCKET_ADDRESSING": ["host"],
     "BUCKET_LINK_EXPIRY_S": ["0", "604801"],
@@ -152,6 +174,7 @@ def test_v1_defaults_are_those_of_worker_stable_diffusion_v1(environment: pytest
     assert (settings.default_width, settings.default_height) == (512, 512)
     assert (settings.default_steps, settings.default_guidance) == (50, 7.5)
     assert (settings.default_scheduler, settings.default_resize) == ("LMS", "keep")
+    assert settings.default_prompt_syntax == "plain"  # it read no weights
 
 
 def test_a_default_that_is_set_counts_more_than_v1s(environment: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Add-on files in folders: baked into the image, on the network volume, in a folder of the deployment's own."""
+"""Add-ons in folders: baked into the image, on the network volume, in a folder of the deployment's own."""
 
 import difflib
 import os
@@ -21,16 +21,23 @@ class Folders:
     folder hides what a later one has of the same name.
     """
 
-    def __init__(self, folders: Sequence[Path], suffix: str = ".safetensors") -> None:
+    def __init__(
+        self, folders: Sequence[Path], suffix: str = ".safetensors", *, whole_with: str | None = None
+    ) -> None:
+        """
+        Args:
+            whole_with: a folder that holds a file of this name is one add-on as it is, by the folder's name.
+        """
         self._folders = tuple(folders)
         self._suffix = suffix
+        self._whole_with = whole_with
 
     def names(self) -> list[str]:
         """All names, in order."""
         return sorted({name for name, _ in self._files()}, key=lambda name: (name.casefold(), name))
 
     def find(self, name: str) -> Path | None:
-        """The file of that name, None if there is none. Case and the suffix do not matter."""
+        """The file or whole folder of that name, None if there is none. Case and the suffix do not matter."""
         wanted = name.removesuffix(self._suffix)
         known = dict(reversed(list(self._files())))
         if wanted in known:
@@ -55,16 +62,17 @@ class Folders:
         """Names and files, folder by folder. Only what lies below a folder can be found, whatever a name says."""
         count = 0
         for folder in self._folders:
-            for path in _walk(folder, _DEEPEST):
-                if path.name.endswith(self._suffix) and not path.name.startswith("."):
+            for path, is_whole in _walk(folder, _DEEPEST, self._whole_with):
+                if (is_whole or path.name.endswith(self._suffix)) and not path.name.startswith("."):
                     count += 1
                     if count > _MOST_NAMES:
                         return
-                    yield path.relative_to(folder).as_posix().removesuffix(self._suffix), path
+                    name = path.relative_to(folder).as_posix()
+                    yield name if is_whole else name.removesuffix(self._suffix), path
 
 
-def _walk(folder: Path, deepest: int) -> Iterator[Path]:
-    """Files below a folder, in order; a folder that is missing or cannot be read has none."""
+def _walk(folder: Path, deepest: int, whole_with: str | None) -> Iterator[tuple[Path, bool]]:
+    """Files below a folder, in order, and folders that are taken whole; one that cannot be read has none."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -74,10 +82,13 @@ def _walk(folder: Path, deepest: int) -> Iterator[Path]:
             is_folder, is_file = entry.is_dir(), entry.is_file()
         except OSError:
             continue
+        path = Path(entry.path)
         if is_file:
-            yield Path(entry.path)
+            yield path, False
+        elif is_folder and whole_with is not None and (path / whole_with).is_file():
+            yield path, True
         elif is_folder and deepest > 1 and not entry.name.startswith("."):
-            yield from _walk(Path(entry.path), deepest - 1)
+            yield from _walk(path, deepest - 1, whole_with)
 
 
 def _shown(name: str) -> str:

@@ -23,6 +23,8 @@ _SECRET_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "HF_TOKEN",
+    "CIVITAI_TOKEN",
 )
 
 # A name, however it is quoted or escaped, and what separates it from its value.
@@ -39,6 +41,8 @@ _SECRET_NAMES = "|".join(
         r"aws_?session_?token",
         r"session_?token",
         r"security_?token",
+        r"hf_token",
+        r"civitai_token",
         r"bucket_access_key_id",
         r"bucket_secret_access_key",
         r"runpod_(?:ai_)?api_key",

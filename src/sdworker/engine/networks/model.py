@@ -66,7 +66,7 @@ class Model(ABC):
         self.device = device
         self.dtype = dtype
         self.scheduler_config = scheduler_config
-        self.autoencoder = Autoencoder(vae, device=device, dtype=dtype)
+        self.autoencoder = Autoencoder(vae, device=device, dtype=vae.dtype)
         self._unet = unet
         self._prepared = self._make_prepared(means)
 
