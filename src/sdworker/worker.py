@@ -10,11 +10,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from sdworker.assets import AddOns
+from sdworker.controls import Controls
 from sdworker.delivery import Delivery
+from sdworker.engine.controls.store import ControlNets
+from sdworker.engine.device import free_bytes
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
@@ -38,6 +44,8 @@ __all__ = ["Worker"]
 
 log = logging.getLogger(__name__)
 
+_CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, for ControlNets
+
 
 class Worker:
     """Turns jobs into images. Holds no state of any job."""
@@ -45,8 +53,10 @@ class Worker:
     def __init__(self, settings: Settings, engine: Engine, *, model_name: str) -> None:
         self.contract = Contract(settings, engine.model.default_size)
         self.engine = engine
+        self.add_ons = AddOns.from_settings(settings)
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
+        self._controls = Controls(self.add_ons, _control_nets(settings, engine), self._limits)
         self._model_name = model_name
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
@@ -87,7 +97,8 @@ class Worker:
         self.engine.calibrate_when_idle()
 
     async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
-        """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order.
+        """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order; behind them, where the job wants
+        to see its hints, `{"image": …, "control": i}`.
 
         Args:
             job: as the platform hands it over: `id`, `input`, sometimes `s3Config`.
@@ -102,9 +113,14 @@ class Worker:
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
         drawing = await self._drawing_of(request)
         watch.lap("read")
-        images = await self.engine.draw(drawing, on_step)
+        size = drawing.width, drawing.height
+        async with self._controls.lease(request.controls, size, drawing.image) as controls:
+            watch.lap("controls")
+            images = await self.engine.draw(replace(drawing, controls=controls), on_step)
         watch.lap("draw")
         files = await self._encode(request, drawing, images)
+        if request.return_control:
+            files += await self._encode_hints(request, [control.hint for control in controls])
         watch.lap("encode")
         delivered = await self._delivery.deliver(
             files, job_id=job_id, format=request.output_format, bucket=bucket
@@ -114,7 +130,9 @@ class Worker:
             self.engine.call(give_back_memory)
         log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), drawing.width, drawing.height,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
-        return [{"image": image, "seed": seed} for image, seed in zip(delivered, drawing.seeds, strict=True)]
+        told = [{"seed": seed} for seed in drawing.seeds]
+        told += [{"control": number} for number in range(len(files) - len(images))]
+        return [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
 
     async def _drawing_of(self, request: Request) -> Drawing:
         """The request as the engine draws it: pictures fetched and brought to size."""
@@ -157,6 +175,13 @@ class Worker:
     async def _fetch_mask(self, source: str | None) -> PictureFile | None:
         return None if source is None else await fetch_picture(source, field="mask", limits=self._limits)
 
+    async def _encode_hints(self, request: Request, hints: list[np.ndarray]) -> list[bytes]:
+        """What ControlNets were shown, as files."""
+        encode = partial(
+            encode_image, format=request.output_format, quality=request.output_quality, parameters=""
+        )
+        return await asyncio.gather(*(asyncio.to_thread(encode, hint) for hint in hints))
+
     async def _encode(self, request: Request, drawing: Drawing, images: list[np.ndarray]) -> list[bytes]:
         """The images as files, each with its own generation data."""
         size = drawing.width, drawing.height
@@ -172,3 +197,15 @@ class Worker:
                 for pixels, seed in zip(images, drawing.seeds, strict=True)
             )
         )
+
+
+def _control_nets(settings: Settings, engine: Engine) -> ControlNets:
+    budget_mb = settings.controlnet_memory_mb
+    model = engine.model
+    return ControlNets(
+        model,
+        budget_bytes=int(_CONTROLS_SHARE * free_bytes(model.device))
+        if budget_mb is None
+        else budget_mb * 2**20,
+        channels_last=settings.channels_last,
+    )

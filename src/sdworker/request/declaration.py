@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from sdworker.image_formats import EXTENSIONS, ImageFormat
 from sdworker.reading import MOST_SKIPPED, Emphasis, PromptSyntax
+from sdworker.request.controls import Control
 from sdworker.request.marks import (
     OUTDATED,
     Also,
@@ -14,6 +15,7 @@ from sdworker.request.marks import (
     EmptyIsNull,
     Int,
     InWords,
+    Many,
     Part,
     Private,
     also_called,
@@ -180,6 +182,17 @@ class Request(Part):
         "png", title="Format", description="Format of the images."
     )
     output_quality: Int = Field(95, title="Quality", ge=1, le=100, description="Quality of jpeg and webp.")
+    controls: Annotated[Many[Control], AtMost("max_controls")] = Field(
+        (),
+        title="ControlNets",
+        description="What the drawing follows beside the prompt; several add up (docs/controlnet.md).",
+    )
+    return_control: bool = Field(
+        False,
+        title="Return hints",
+        description="Returns what the ControlNets were shown as well, behind the images: "
+        '`{"image": …, "control": 0}` for each of `controls`.',
+    )
     nsfw: bool | None = Field(
         None,
         description="Accepted for worker-stable_diffusion_v1's sake; there is no safety checker yet.",
