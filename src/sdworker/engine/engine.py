@@ -36,8 +36,6 @@ from sdworker.engine.generation import Generation, OnStep, table_for
 from sdworker.engine.networks.model import Model
 from sdworker.engine.processor import use_cores
 from sdworker.engine.roster import Roster
-from sdworker.engine.tables import TableError
-from sdworker.engine.text.errors import PromptError
 from sdworker.engine.unet_input import UNetInput
 
 __all__ = ["Engine"]
@@ -201,7 +199,7 @@ class Engine:
             model: one that was added, and stays until it is drawn; None: the first.
 
         Raises:
-            EngineError: it could not be drawn.
+            UserError: it could not be drawn.
         """
         with self._door:
             self._check_open()
@@ -254,15 +252,12 @@ class Engine:
         """The drawing as it will wait, off the engine's thread: probing a table of 500 steps takes a second.
 
         Raises:
-            EngineError: the sampler cannot do it, a prompt asks for what is not allowed, or it would never fit
+            UserError: the sampler cannot do it, a prompt asks for what is not allowed, or it would never fit
                 into memory.
         """
-        try:
-            tables = self._roster.of(model).tables
-            table = table_for(drawing, tables, inpaints_natively=model.inpaints_natively)
-            generation = Generation(drawing, table, model, on_step)
-        except (PromptError, TableError) as error:
-            raise EngineError(str(error)) from error
+        tables = self._roster.of(model).tables
+        table = table_for(drawing, tables, inpaints_natively=model.inpaints_natively)
+        generation = Generation(drawing, table, model, on_step)
         if generation.memory_bytes > self._memory_bytes:
             raise EngineError(
                 f"{len(drawing.seeds)} images of {drawing.width}x{drawing.height} in {drawing.steps} steps of "

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from sdworker.errors import DeploymentError
+
 __all__ = [
     "SIZE_NUMBERS",
     "ModelError",
@@ -34,7 +36,7 @@ _LONGEST_SHOWN = 60
 _LONGEST_PATH = 300
 
 
-class ModelError(Exception):
+class ModelError(DeploymentError):
     """The model folder cannot be used; the message names the file and what is wrong with it."""
 
 
