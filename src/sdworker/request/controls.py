@@ -146,6 +146,7 @@ _NOT_DONE = {
 _BALANCED = (0, "balanced")
 _NET_FIRST = (2, "controlnet is more important")
 _MOST_OF_COG = 3
+_COG = {"model": "", "image": "_image", "scale": "_conditioning_scale", "start": "_start", "end": "_end"}
 _DIFFUSERS = {
     "control_image": "image",
     "controlnet": "model",
@@ -155,6 +156,7 @@ _DIFFUSERS = {
     "control_guidance_end": "end",
     "guess_mode": "guess_mode",
 }
+_ASKING = {"control_image", "controlnet", "controlnet_model"}  # of those, what makes a control
 
 
 def translate(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None:
@@ -166,12 +168,15 @@ def translate(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> N
 
 def schemas() -> dict[str, dict[str, Any]]:
     """The JSON Schema of each of these keys."""
+    text = {"type": ["string", "null"]}
+    # What stands beside a net that is not named says nothing, whatever it is.
     numbered: dict[str, dict[str, Any]] = {
-        f"controlnet_{number}{suffix}": {}
+        f"controlnet_{number}{suffix}": {} if suffix else text
         for number in range(1, _MOST_OF_COG + 1)
-        for suffix in ("", "_image", "_conditioning_scale", "_start", "_end")
+        for suffix in _COG.values()
     }
-    return {"controlnet_units": {"type": ["array", "null"]}, **numbered, **{name: {} for name in _DIFFUSERS}}
+    beside = {name: text if name in _ASKING else {} for name in _DIFFUSERS}
+    return {"controlnet_units": {"enum": [[], None]}, **numbered, **beside}
 
 
 def _units(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None:
@@ -234,13 +239,7 @@ def _numbered(left: dict[Any, Any], said: list[Entry]) -> None:
     asked = []
     for number in range(1, _MOST_OF_COG + 1):
         name = f"controlnet_{number}"
-        unit = {
-            "model": left.pop(name, None),
-            "image": left.pop(f"{name}_image", None),
-            "scale": left.pop(f"{name}_conditioning_scale", None),
-            "start": left.pop(f"{name}_start", None),
-            "end": left.pop(f"{name}_end", None),
-        }
+        unit = {field: left.pop(f"{name}{suffix}", None) for field, suffix in _COG.items()}
         if unit["model"] in (None, "", "none"):
             continue
         if "canny" in str(unit["model"])[:100]:
@@ -252,9 +251,8 @@ def _numbered(left: dict[Any, Any], said: list[Entry]) -> None:
 
 def _beside_the_prompt(left: dict[Any, Any], said: list[Entry]) -> None:
     """diffusers' arguments, of one net."""
-    given = {name: left.pop(name) for name in _DIFFUSERS if left.get(name) is not None}
-    for name in _DIFFUSERS:
-        left.pop(name, None)
-    if given.keys() & {"control_image", "controlnet", "controlnet_model"}:
+    beside = {name: left.pop(name, None) for name in _DIFFUSERS}
+    given = {name: value for name, value in beside.items() if value not in (None, "")}
+    if given.keys() & _ASKING:
         unit = {_DIFFUSERS[name]: value for name, value in given.items()}
         said.append(Entry(next(iter(given)), "controls", [unit]))

@@ -182,7 +182,7 @@ class Request(Part):
         "png", title="Format", description="Format of the images."
     )
     output_quality: Int = Field(95, title="Quality", ge=1, le=100, description="Quality of jpeg and webp.")
-    controls: Annotated[Many[Control], AtMost("max_controls")] = Field(
+    controls: Annotated[Many[Control], AtMost("max_controls"), Private()] = Field(
         (),
         title="ControlNets",
         description="What the drawing follows beside the prompt; several add up (docs/controlnet.md).",
@@ -193,10 +193,11 @@ class Request(Part):
         description="Returns what the ControlNets were shown as well, behind the images: "
         '`{"image": …, "control": 0}` for each of `controls`.',
     )
-    nsfw: bool | None = Field(
-        None,
-        description="Accepted for worker-stable_diffusion_v1's sake; there is no safety checker yet.",
-        json_schema_extra=OUTDATED,
+    nsfw: Annotated[bool, Also("disable_safety_checker")] = Field(
+        False,
+        title="Unchecked",
+        description="True lifts the safety checker, where the deployment allows it (`NSFW_OVERRIDE`); elsewhere "
+        "it does nothing.",
     )
     lora: Annotated[str | None, EmptyIsNull(), InWords("nothing yet")] = Field(
         None,
