@@ -166,7 +166,10 @@ def one(**fields: Any) -> dict[str, Any]:
             {"controls": one()["controls"] * 4},
             "controls: a list of 4 is out of range; allowed: a list of at most 3",
         ),
-        ({"controls": ["edges"]}, "controls[0]: a text of 5 characters is not allowed; allowed: an object with model"),
+        (
+            {"controls": ["edges"]},
+            "controls[0]: a text of 5 characters is not allowed; allowed: an object with model",
+        ),
         ({"return_control": True}, "return_control: needs controls to return"),
         (
             {"alwayson_scripts": {"controlnet": {"args": [unit(weight=9)]}}},

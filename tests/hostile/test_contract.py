@@ -256,7 +256,7 @@ FIELDS: list[tuple[str, dict[Any, Any], str]] = [
         {"alwayson_scripts": {"controlnet": {"args": [SECRET]}}},
         "controls[0]): a text of",
     ),
-    ("units in units", {"controlnet_units": deep(1000)}, "(controls[0]): a list is not allowed"),
+    ("units in units", {"controlnet_units": deep(1000)}, "in controlnet_units[0] (controls[0])"),
     ("a control beside the prompt", {"controlnet": [SECRET]}, "(controls[0].model): a list is not allowed"),
     ("LoRA", {"lora": "a/b"}, "LoRA is not supported yet"),
     ("LoRA that is null", {"lora": None, "lora_scale": None}, TAKEN),

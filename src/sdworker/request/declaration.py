@@ -185,6 +185,7 @@ class Request(Part):
     controls: Annotated[Many[Control], AtMost("max_controls"), Private()] = Field(
         (),
         title="ControlNets",
+        max_length=16,
         description="What the drawing follows beside the prompt; several add up (docs/controlnet.md).",
     )
     return_control: bool = Field(
