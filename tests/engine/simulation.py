@@ -30,6 +30,8 @@ class Job:
     finished: float = 0.0
     is_live: bool = True
     memory_bytes: int = 0
+    to_load: int = 0
+    adapter_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.evaluations_left = self.evaluations

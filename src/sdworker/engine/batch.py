@@ -17,7 +17,7 @@ Times are what the steps cost by `StepCosts`, so the same arrivals give the same
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 from sdworker.engine.costs import Shape
@@ -51,6 +51,8 @@ class Candidate(Protocol):
         evaluations_left: steps to go.
         age: seconds of steps since it was admitted.
         passed_over: seconds of those in which it had no part.
+        to_load: add-ons to be brought onto the device first.
+        adapter_bytes: memory that a step needs for its rows' LoRAs.
     """
 
     @property
@@ -67,6 +69,10 @@ class Candidate(Protocol):
     def age(self) -> float: ...
     @property
     def passed_over(self) -> float: ...
+    @property
+    def to_load(self) -> int: ...
+    @property
+    def adapter_bytes(self) -> int: ...
 
 
 class Newcomer(Candidate, Protocol):
@@ -87,7 +93,13 @@ C = TypeVar("C", bound=Candidate)
 N = TypeVar("N", bound=Newcomer)
 
 
-def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None) -> list[C]:
+def choose(
+    waiting: Sequence[C],
+    costs: Costs,
+    among: Sequence[C] | None = None,
+    *,
+    adapter_bytes: float = math.inf,
+) -> list[C]:
     """The generations of the next step, all of one shape and with texts that can be tiled to one length; the first
     has the best claim.
 
@@ -95,6 +107,8 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
         waiting: every unfinished generation, in order of arrival, which decides among equals.
         costs: what steps cost. The first generation is taken even if it alone has more rows than the limit.
         among: those of them that can have part now, in the same order; None: all.
+        adapter_bytes: most memory for the LoRAs of a step's rows. The first generation is taken even if it alone
+            needs more.
     """
     eligible = waiting if among is None else among
     if len(eligible) < 2:
@@ -106,9 +120,12 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
     chosen = [first]
     lengths = {first.text_length}
     rows = similar_rows = first.rows
+    gathered = first.adapter_bytes
     for one in others:
         together = rows + one.rows
         if one.shape != first.shape or together > limit:
+            continue
+        if one.adapter_bytes and gathered + one.adapter_bytes > adapter_bytes:
             continue
         if not _can_be_tiled(lengths | {one.text_length}):
             continue
@@ -122,10 +139,13 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
         chosen.append(one)
         lengths.add(one.text_length)
         rows = together
+        gathered += one.adapter_bytes
     return chosen
 
 
-def who_may_begin(waiting: Sequence[N], costs: Costs, free_bytes: int) -> list[N]:
+def who_may_begin(
+    waiting: Sequence[N], costs: Costs, free_bytes: int, has_slots: Callable[[N], bool] = lambda _: True
+) -> list[N]:
     """Those that live, and those of the others that fit into memory, in order of arrival.
 
     What fits may pass what does not, but not for ever: behind one that was passed over for longer than is usual
@@ -134,11 +154,12 @@ def who_may_begin(waiting: Sequence[N], costs: Costs, free_bytes: int) -> list[N
     Args:
         waiting: every unfinished generation, in order of arrival.
         free_bytes: what those that live leave of the memory there is for all.
+        has_slots: whether one's LoRAs are there, or room for them is.
     """
     may: list[N] = []
     held_up = False
     for one in waiting:
-        if one.is_live or (not held_up and one.memory_bytes <= free_bytes):
+        if one.is_live or (not held_up and one.memory_bytes <= free_bytes and has_slots(one)):
             may.append(one)
         else:
             held_up = held_up or one.passed_over > _USUAL * _work(one, costs)
@@ -160,7 +181,8 @@ def _rank_with_room(one: Candidate, costs: Costs) -> float:
 
 
 def _work_left(one: Candidate, costs: Costs) -> float:
-    return one.evaluations_left * costs.seconds(one.rows, one.shape)
+    """Each add-on to be loaded counts as a step: those whose add-ons are there go first among equals."""
+    return (one.evaluations_left + one.to_load) * costs.seconds(one.rows, one.shape)
 
 
 def _work(one: Candidate, costs: Costs) -> float:

@@ -287,7 +287,12 @@ class Engine:
             self._use_idle_time()
         self._drop_cancelled()
         self._begin_some()
-        chosen = choose(self._generations, self.costs, [one for one in self._generations if one.is_live])
+        chosen = choose(
+            self._generations,
+            self.costs,
+            [one for one in self._generations if one.is_live],
+            adapter_bytes=self.model.adapters.budget_bytes,
+        )
         if chosen:
             self._age(chosen)
             self._step(chosen)
@@ -396,8 +401,12 @@ class Engine:
         if all(one.is_live for one in self._generations):
             return None
         held = sum(one.memory_bytes for one in self._generations if one.is_live)
-        may = who_may_begin(self._generations, self.costs, self._memory_bytes - held)
-        return next((one for one in choose(may, self.costs) if not one.is_live), None)
+        adapters = self.model.adapters
+        may = who_may_begin(
+            self._generations, self.costs, self._memory_bytes - held, lambda one: adapters.fits(one.adapters)
+        )
+        chosen = choose(may, self.costs, adapter_bytes=adapters.budget_bytes)
+        return next((one for one in chosen if not one.is_live), None)
 
     def _begin_piece(self, generation: Generation) -> None:
         """The next piece of its beginning; all of them once more with what can be freed, if memory lacks."""
@@ -427,6 +436,14 @@ class Engine:
 
     def _step(self, chosen: "list[Generation]") -> None:
         """One UNet forward over the rows of all chosen, and each one's sampler step."""
+        if log.isEnabledFor(logging.DEBUG):
+            loras = {key for one in chosen for key in one.adapters}
+            log.debug(
+                "a step of %d drawings, %d rows, %d LoRAs",
+                len(chosen),
+                sum(one.rows for one in chosen),
+                len(loras),
+            )
         for generation, predicted in self._predict(chosen):
             try:
                 self._with_memory(partial(generation.take, predicted))

@@ -20,6 +20,7 @@ import torch
 
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
+from sdworker.engine.lora import NO_LORAS
 from sdworker.engine.networks.autoencoder import ComingImage
 from sdworker.engine.networks.model import Model
 from sdworker.engine.plan import Plan
@@ -75,7 +76,9 @@ class Generation:
         age, passed_over: seconds of steps since it was submitted, and of those it had no part in.
         rows: rows it brings to a UNet batch.
         shape: latent height and width; generations of one shape can share a step.
-        memory_bytes: what it holds on the device from its beginning on.
+        memory_bytes: what it holds on the device from its beginning on, LoRAs apart.
+        adapters: its LoRAs, and what each takes in the UNet's slots, in bytes.
+        adapter_bytes: what a step gathers of them for its rows.
     """
 
     def __init__(self, drawing: Drawing, table: Table, model: Model, on_step: OnStep | None = None) -> None:
@@ -108,11 +111,19 @@ class Generation:
         self.rows = len(drawing.seeds) * self.plan.guidance.rows
         self.shape = self._latent_shape[2], self._latent_shape[3]
         self.memory_bytes = self._count_memory()
+        self.adapters = model.adapters.needs(drawing.loras)
+        self.adapter_bytes = self.rows * sum(self.adapters.values())
+        self._held = NO_LORAS
 
     @property
     def is_live(self) -> bool:
         """It can take part in a step."""
         return self.status is Status.LIVE
+
+    @property
+    def to_load(self) -> int:
+        """LoRAs that must be brought onto the device before it can take part in a step."""
+        return 0 if self.is_live else self._model.adapters.missing(self.adapters)
 
     @property
     def evaluations(self) -> int:
@@ -137,8 +148,11 @@ class Generation:
         It is live once there is no item left. Begun anew after a failure, it is as if nothing had been.
         """
         self.status = Status.BEGINNING
+        self._held.release()
+        self._held = yield from self._model.adapters.hold(self.drawing.loras)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.drawing.seeds]
-        conditionings = yield from self._model.condition(self.drawing, self.plan)
+        conditionings = yield from self._model.condition(self.drawing, self.plan, self._held)
+        self._held.release_texts()
         self._state = yield from self._start(generators, conditionings)
         self.status = Status.LIVE
 
@@ -156,6 +170,7 @@ class Generation:
         if self._told is None or self._told[0] != stage:
             state = self._begun
             told = state.conditionings[stage].for_images(len(self.drawing.seeds))
+            told = replace(told, adapters=self._held.rows(self.rows))
             if state.channels is not None:
                 told = replace(told, channels=state.channels.repeat(self.plan.guidance.rows, 1, 1, 1))
             self._told = stage, told
@@ -206,9 +221,11 @@ class Generation:
         """Nothing but its images is needed any more."""
         self.status = Status.LEAVING
         self._state = self._told = None
+        self._held.release()
 
     def fail(self, error: Exception) -> None:
         """Tell its caller, once."""
+        self._held.release()
         if not self.images.done():
             self.images.set_exception(error)
 

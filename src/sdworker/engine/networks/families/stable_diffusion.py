@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from sdworker.engine.drawing import Drawing
+from sdworker.engine.lora import NO_LORAS, Held
 from sdworker.engine.model_config import ModelError
 from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.loading import load_network, naming, place
@@ -26,6 +27,8 @@ from sdworker.samplers import PAIRS
 
 __all__ = ["StableDiffusion"]
 
+_TEXT_ENCODER = "text_encoder"
+
 
 class StableDiffusion(Model):
     """The UNet is told the last hidden state of one CLIP text encoder; an LCM's, the guidance scale too."""
@@ -35,7 +38,7 @@ class StableDiffusion(Model):
         Args:
             parts: as for `Model`.
         """
-        super().__init__(**parts)
+        super().__init__(text_encoders={_TEXT_ENCODER: text_encoder}, **parts)
         self._tokenizer = tokenizer
         self._prompts = PromptEncoder(text_encoder, device=self.device, dtype=self.dtype)
 
@@ -63,6 +66,7 @@ class StableDiffusion(Model):
             scheduler_config=checked.scheduler_config,
             device=loading.device,
             dtype=loading.dtype,
+            lora_bytes=loading.lora_bytes,
             means=loading.means,
         )
 
@@ -106,12 +110,15 @@ class StableDiffusion(Model):
         return Guidance(scale, weights)
 
     @torch.inference_mode()
-    def condition(self, drawing: Drawing, plan: Plan) -> Generator[None, None, Sequence[Conditioning]]:
+    def condition(
+        self, drawing: Drawing, plan: Plan, held: Held = NO_LORAS
+    ) -> Generator[None, None, Sequence[Conditioning]]:
+        applied = held.applied(_TEXT_ENCODER)
         conditionings = []
         for texts in plan.texts:
             rows = []
             for text in texts:
-                embedded = yield from self._prompts.encode_in_pieces(text)
+                embedded = yield from self._prompts.encode_in_pieces(text, applied)
                 rows.append(Conditioning(embedded, added=self._embedded(drawing.guidance)))
             conditionings.append(Conditioning.cat(rows))
         return conditionings
@@ -128,13 +135,14 @@ class StableDiffusion(Model):
         latents = inputs.latents
         if told.channels is not None:
             latents = torch.cat([latents, told.channels], dim=1)
-        output: torch.Tensor = self._unet(
-            latents,
-            inputs.timesteps,
-            encoder_hidden_states=told.text,
-            timestep_cond=told.added.get("timestep_cond"),
-            return_dict=False,
-        )[0]
+        with self.adapting(told):
+            output: torch.Tensor = self._unet(
+                latents,
+                inputs.timesteps,
+                encoder_hidden_states=told.text,
+                timestep_cond=told.added.get("timestep_cond"),
+                return_dict=False,
+            )[0]
         return output
 
     def _embedded(self, guidance: float) -> dict[str, torch.Tensor]:
