@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import busy, coldstart, encode, fair, lengths, limit, means, memory, served, single
+from bench.jobs import encode, memory, single
 from bench.random_model import find_model
+from bench.serving import coldstart, fair, served
 from bench.sizes import parse_rows, parse_sizes
+from bench.steps import busy, lengths, limit, means
 
 _BENCHES: dict[str, Callable[[Path, int], None]] = {
     "served": served.run,

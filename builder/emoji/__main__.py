@@ -145,7 +145,7 @@ def _parse_arguments() -> argparse.Namespace:
         help="what the UNet learns to predict; usual: what it did with --init, else v_prediction",
     )
     parser.add_argument("--rate-factor", type=float, default=1.0, help="of the usual learning rates")
-    parser.add_argument("--only-data", action="store_true", help="fetch and prepare the data, no more")
+    parser.add_argument("--only-data", action="store_true", help="fetch the data, no more")
     parser.add_argument("--pause-minutes", type=float, help="end this run then, with a checkpoint")
     parser.add_argument("--limit", type=int, help="only the first so many emoji: for a trial")
     parser.add_argument(
@@ -155,9 +155,9 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def _load_data(path: Path, downloads: Path, limit: int | None) -> Emojis:
-    """Every emoji, or the first `limit`; fetched and prepared if that was not done yet."""
+    """Every emoji, or the first `limit`; fetched if that was not done yet."""
     if not path.exists():
-        pictures.prepare(path, downloads)
+        pictures.gather(path, downloads)
     emojis = pictures.load(path)
     return emojis.first(limit) if limit else emojis
 

@@ -1,6 +1,6 @@
 """The data: 128 px emoji with their names and tags, from two npm packages into one file.
 
-`prepare` writes `data.npz`, which is all that training needs afterwards: it can be carried to a machine
+`gather` writes `data.npz`, which is all that training needs afterwards: it can be carried to a machine
 that has a GPU and no network. Pictures stay transparent in it, so a background is chosen when one is drawn.
 """
 
@@ -71,7 +71,7 @@ class Emojis:
         return Emojis(self.pictures[:count], self.names[:count], self.tags[:count], self.groups[:count])
 
 
-def prepare(path: Path, downloads: Path) -> None:
+def gather(path: Path, downloads: Path) -> None:
     """Fetch both packages into `downloads` (unless they are there) and write `data.npz` to `path`.
 
     Raises RuntimeError when npm is missing or fails, with npm's own words.
@@ -90,7 +90,7 @@ def prepare(path: Path, downloads: Path) -> None:
 
 
 def load(path: Path) -> Emojis:
-    """Read what `prepare` wrote."""
+    """Read what `gather` wrote."""
     with np.load(path) as data:
         tags = [json.loads(tags) for tags in data["tags"]]
         return Emojis(data["pictures"], data["names"].tolist(), tags, data["groups"])

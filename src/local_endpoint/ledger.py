@@ -512,11 +512,11 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     if read_only:
         db.execute("PRAGMA query_only = ON")
     else:
-        _prepare(db)
+        _set_up(db)
     return db
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _set_up(db: sqlite3.Connection) -> None:
     """Set the connection up for writing and create the tables in a new file."""
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("PRAGMA journal_mode = WAL")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["INDEX", "LAYOUTS", "STABLE_DIFFUSION", "Layout", "Part", "layout_of"]
+__all__ = ["INDEX", "LAYOUTS", "STABLE_DIFFUSION", "STABLE_DIFFUSION_XL", "Layout", "Part", "layout_of"]
 
 INDEX = "model_index.json"
 
@@ -47,6 +47,15 @@ class Layout:
         """Folder → the stem of its weights' file."""
         return {folder: part.weights for folder, part in self.parts.items() if part.weights is not None}
 
+    @property
+    def text_encoders(self) -> Mapping[str, str]:
+        """Folder of a text encoder → that of its tokenizer."""
+        return {
+            folder: folder.replace("text_encoder", "tokenizer")
+            for folder in self.parts
+            if folder.startswith("text_encoder")
+        }
+
 
 _TOKENIZER = Part(
     ("CLIPTokenizer", "CLIPTokenizerFast"),
@@ -81,7 +90,27 @@ STABLE_DIFFUSION = Layout(
     ),
 )
 
-LAYOUTS: tuple[Layout, ...] = (STABLE_DIFFUSION,)
+STABLE_DIFFUSION_XL = Layout(
+    name="Stable Diffusion XL",
+    pipelines=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+    ),
+    parts=MappingProxyType(
+        {
+            "scheduler": Part((), ("scheduler_config.json",)),
+            "text_encoder": Part(("CLIPTextModel",), _CONFIG, "model"),
+            "text_encoder_2": Part(("CLIPTextModelWithProjection",), _CONFIG, "model"),
+            "tokenizer": _TOKENIZER,
+            "tokenizer_2": _TOKENIZER,
+            "unet": Part(("UNet2DConditionModel",), _CONFIG, "diffusion_pytorch_model"),
+            "vae": Part(("AutoencoderKL",), _CONFIG, "diffusion_pytorch_model"),
+        }
+    ),
+)
+
+LAYOUTS: tuple[Layout, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)
 """Those that are served."""
 
 

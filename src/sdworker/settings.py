@@ -14,6 +14,7 @@ from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, fi
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from sdworker.errors import DeploymentError
 from sdworker.reading import MOST_SKIPPED, MOST_TOKENS, Emphasis, PromptSyntax
 from sdworker.samplers import find_sampler, find_schedule
 
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 
-class SettingsError(Exception):
+class SettingsError(DeploymentError):
     """The environment does not make sense; the message names each variable and what it should be."""
 
 

@@ -6,7 +6,7 @@ __all__ = ["Stopwatch"]
 
 
 class Stopwatch:
-    """Laps of wall time. `str()` gives `prepare 3 ms, draw 812 ms, …`."""
+    """Laps of wall time. `str()` gives `read 3 ms, draw 812 ms, …`."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()

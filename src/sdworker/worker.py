@@ -79,7 +79,7 @@ class Worker:
             EngineError: the model does not draw.
         """
         request = self.contract.parse({"prompt": "warm-up", "num_inference_steps": 2, "seed": 0})
-        await self.engine.draw(await self._prepare(request))
+        await self.engine.draw(await self._drawing_of(request))
         if self._compiles:
             await self.engine.calibrate()
             return
@@ -94,14 +94,14 @@ class Worker:
             on_step: told, on the engine's thread, how far the drawing is.
 
         Raises:
-            InputError, PictureError, EngineError, DeliveryError: with a message for the user.
+            UserError: with a message for whoever sent it.
         """
         job_id = str(job["id"])
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
-        drawing = await self._prepare(request)
-        watch.lap("prepare")
+        drawing = await self._drawing_of(request)
+        watch.lap("read")
         images = await self.engine.draw(drawing, on_step)
         watch.lap("draw")
         files = await self._encode(request, drawing, images)
@@ -116,7 +116,7 @@ class Worker:
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
         return [{"image": image, "seed": seed} for image, seed in zip(delivered, drawing.seeds, strict=True)]
 
-    async def _prepare(self, request: Request) -> Drawing:
+    async def _drawing_of(self, request: Request) -> Drawing:
         """The request as the engine draws it: pictures fetched and brought to size."""
         image: np.ndarray | None = None
         mask: np.ndarray | None = None

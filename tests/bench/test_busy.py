@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import busy
+from bench.steps import busy
 
 Figures = Callable[[str], dict[str, Any]]
 

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bench.callers import Answered, Stretch, Submitter, call, percentile
-from tests.serverless.standin import Platform, platform
+from bench.serving.callers import Answered, Stretch, Submitter, call, percentile
+from bench.standin import Platform, platform
 
 
 def answered_at(times: Sequence[float], steps: int = 10) -> list[Answered]:

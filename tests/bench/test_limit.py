@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bench import limit
-from bench.flops import flops_per_row
+from bench.steps import limit
+from bench.steps.flops import flops_per_row
 
 Figures = Callable[[str], dict[str, Any]]
 

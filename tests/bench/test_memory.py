@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import memory
+from bench.jobs import memory
 from bench.sizes import Size
 
 Figures = Callable[[str], dict[str, Any]]

@@ -12,10 +12,11 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from bench import callers, fair, report, served
-from bench.callers import until_idle
-from bench.contenders import NAIVE, OURS, contenders
-from tests.serverless.standin import Platform
+from bench import report
+from bench.serving import callers, fair, served
+from bench.serving.callers import until_idle
+from bench.serving.contenders import NAIVE, OURS, contenders
+from bench.standin import Platform
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

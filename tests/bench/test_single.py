@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench import single
+from bench.jobs import single
 
 Figures = Callable[[str], dict[str, Any]]
 

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from bench.forwards import Forward, step_times
-from bench.laps import Laps
+from bench.jobs.laps import Laps
 from bench.sizes import parse_rows, parse_sizes
+from bench.steps.forwards import Forward, step_times
 
 
 def test_only_steps_of_the_whole_batch_that_follow_one_another_count() -> None:

@@ -22,6 +22,7 @@ from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
 from sdworker.engine.networks.model import Model
 from sdworker.engine.tables import SamplerTables, Table
 from sdworker.engine.unet_input import UNetInput
+from sdworker.errors import UserError
 
 from .conftest import CPU, load
 
@@ -450,7 +451,7 @@ class TestFaults:
     async def test_a_sampler_that_cannot_is_refused_before_anything_is_drawn(
         self, engine: Engine, networks: TamperedModel
     ) -> None:
-        with pytest.raises(EngineError, match="LCM cannot do 400 steps"):
+        with pytest.raises(UserError, match="LCM cannot do 400 steps"):
             await engine.draw(replace(LONG, sampler="LCM"))
         assert networks.batches == []
 

@@ -12,7 +12,7 @@ import torch
 
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.errors import EngineError
+from sdworker.errors import UserError
 from sdworker.samplers import SAMPLERS
 
 from .conftest import CPU, RecordingModel, Reference
@@ -65,7 +65,7 @@ async def test_every_sampler_draws_in_every_mode_what_diffusers_draws(
 ) -> None:
     drawing = base(sampler=sampler, **mode)
     if sampler == "IPNDM" and drawing.image is not None:
-        with pytest.raises(EngineError, match="cannot start from a picture"):
+        with pytest.raises(UserError, match="cannot start from a picture"):
             await engine.draw(drawing)
         return
     await compare(engine, reference, drawing)
@@ -151,7 +151,7 @@ async def test_any_strength_and_step_count_draws_or_says_why_not(
     drawing = base(sampler=sampler, steps=3, strength=strength, image=picture, mask=mask)
     try:
         images = await engine.draw(drawing)
-    except EngineError as error:
+    except UserError as error:
         assert sampler in str(error)  # noqa: PT017 - either way is right, a crash is not
     else:
         assert images[0].shape == (64, 64, 3)

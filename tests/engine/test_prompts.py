@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.errors import EngineError
+from sdworker.errors import UserError
 from sdworker.reading import Reading
 from sdworker.samplers import SAMPLERS
 from tests.engine.conftest import RecordingModel, Reference
@@ -186,8 +186,8 @@ async def test_what_cannot_be_drawn_is_told_and_the_next_is_drawn(
     engine: Engine, prompt: str, reading: Reading, message: str
 ) -> None:
     before = await draw(engine, "a red heart")
-    with pytest.raises(EngineError, match=message):
+    with pytest.raises(UserError, match=message):
         await draw(engine, prompt, reading=reading)
-    with pytest.raises(EngineError, match="negative_prompt: a weight of 11"):
+    with pytest.raises(UserError, match="negative_prompt: a weight of 11"):
         await draw(engine, "a", negative_prompt="(b:11)")
     assert difference(await draw(engine, "a red heart"), before) == 0

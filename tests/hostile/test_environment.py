@@ -79,6 +79,7 @@ def type_of(name: str) -> type:
         annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
     if typing.get_origin(annotation) is typing.Literal:
         return Enum
+    annotation = typing.get_origin(annotation) or annotation
     assert isinstance(annotation, type)
     return Enum if issubclass(annotation, Enum) else annotation
 

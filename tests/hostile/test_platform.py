@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from bench.standin import Body
 from tests.serverless.conftest import WorkerProcess, running_worker
-from tests.serverless.standin import Body
 
 from .faults import Faults, at_once, endless
 

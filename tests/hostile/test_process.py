@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from bench.standin import Platform, platform
 from sdworker.process import environment, log_stream, redaction
 from sdworker.serverless import wire
 from sdworker.serverless.outbox import encode
 from tests.serverless.conftest import ROOT, running_worker
-from tests.serverless.standin import Platform, platform
 
 from .faults import Faults
 
@@ -435,7 +435,7 @@ def test_a_secret_does_not_stand_in_the_log(line: str, secret: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "job 5: 1 x 64x64, 20 steps of DPM++ 2M Karras; prepare 0 ms",
+        "job 5: 1 x 64x64, 20 steps of DPM++ 2M Karras; read 0 ms",
         "the monkey=banana, the signature of a function, a token: fine",
         "https://example.com/picture.png?width=5&keyword=cat",
         "/models/emoji/unet/diffusion_pytorch_model.safetensors is damaged",

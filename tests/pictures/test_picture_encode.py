@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from sdworker.pictures import ImageFormat, encode_image
+from sdworker.image_formats import ImageFormat
+from sdworker.pictures import encode_image
 
 SMOOTH = np.linspace(0, 255, 64 * 48 * 3).astype(np.uint8).reshape(64, 48, 3)
 FORMATS: list[ImageFormat] = ["png", "jpeg", "webp"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.serverless.standin import Platform, platform
+from bench.standin import Platform, platform
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,12 +9,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from bench.standin import Body, Platform, platform
 from sdworker.serverless import job_loop, wire
 from sdworker.serverless.job_loop import JobLoop
 from sdworker.serverless.outbox import Outbox
 from sdworker.serverless.progress import Progress
-
-from .standin import Body, Platform, platform
 
 
 class Scripted:

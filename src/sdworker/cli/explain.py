@@ -25,14 +25,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print it; returns the exit code."""
-    from sdworker.engine.text.errors import PromptError
-    from sdworker.request import InputError
-    from sdworker.settings import SettingsError
+    from sdworker.errors import DeploymentError, UserError
 
     try:
         for line in _explain({"prompt": arguments.prompt, **read_fields(arguments)}):
             print(line)
-    except (InputError, PromptError, SettingsError, OSError, ValueError, KeyError) as error:
+    except (UserError, DeploymentError, OSError, ValueError, KeyError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1
     return 0

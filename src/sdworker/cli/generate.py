@@ -76,12 +76,8 @@ async def _generate(job: dict[str, Any], out: Path) -> int:
     # Imported here: the heavy part, and `--help` need not wait for it.
     from tqdm import tqdm
 
-    from sdworker.delivery import DeliveryError
-    from sdworker.engine.errors import EngineError
-    from sdworker.engine.model_files import ModelError
-    from sdworker.pictures import PictureError
-    from sdworker.request import InputError
-    from sdworker.settings import SettingsError, load_settings
+    from sdworker.errors import DeploymentError, UserError
+    from sdworker.settings import load_settings
     from sdworker.startup import build_worker
 
     try:
@@ -95,7 +91,7 @@ async def _generate(job: dict[str, Any], out: Path) -> int:
                 bars[0].update(step - bars[0].n)
 
             output = await worker.run(job, on_step)
-    except (DeliveryError, EngineError, InputError, ModelError, PictureError, SettingsError) as error:
+    except (UserError, DeploymentError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1
     try:

@@ -1,9 +1,11 @@
 """The error of a picture that cannot be had."""
 
+from sdworker.errors import UserError
+
 __all__ = ["PictureError", "refuse_pixels"]
 
 
-class PictureError(Exception):
+class PictureError(UserError):
     """A picture that cannot be had; the message is for the job's sender.
 
     It holds no picture content, no path of this machine, and of a URL neither credentials nor query.

@@ -13,8 +13,8 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import SecretStr
 
-from sdworker.delivery.endpoint import BucketNameError, Place, is_region, locate
 from sdworker.delivery.errors import DeliveryError
+from sdworker.delivery.s3_url import BucketNameError, Place, is_region, locate
 from sdworker.delivery.signing import Keys, presigned
 from sdworker.settings import BucketAddressing, Settings, SettingsError
 

@@ -15,8 +15,8 @@ from typing import TypeVar
 from sdworker.delivery.bucket import Bucket
 from sdworker.delivery.errors import NOT_PUBLIC, DeliveryError
 from sdworker.delivery.s3 import S3
+from sdworker.image_formats import EXTENSIONS, ImageFormat
 from sdworker.network import NetworkError, dialled
-from sdworker.pictures import ImageFormat
 from sdworker.settings import BucketFallback, Settings
 
 try:
@@ -31,7 +31,6 @@ _T = TypeVar("_T")
 # Between tries; the last repeats. A bucket that restarts is back after some seconds.
 _PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _UPLOADS_OF_A_JOB = 8  # at once
-_EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class Delivery:
         if bucket is None:
             return await asyncio.to_thread(_to_base64, images)
         stem = _object_stem(job_id)
-        names = [f"{stem}_{index}.{_EXTENSIONS[format]}" for index in range(len(images))]
+        names = [f"{stem}_{index}.{EXTENSIONS[format]}" for index in range(len(images))]
         try:
             return await self._upload_all(bucket, dict(zip(names, images, strict=True)), f"image/{format}")
         except DeliveryError as error:

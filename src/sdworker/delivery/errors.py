@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from sdworker.errors import UserError
 from sdworker.network import Answer, Fault
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _MANY: Final = 7
 NOT_PUBLIC = "a host that cannot be resolved or is not public"
 
 
-class DeliveryError(Exception):
+class DeliveryError(UserError):
     """Images that could not be handed over; the message names the bucket and the cause, never a key.
 
     Attributes:

@@ -12,8 +12,8 @@ import re
 from datetime import UTC, datetime
 
 from sdworker.delivery.bucket import Bucket
-from sdworker.delivery.endpoint import is_region
 from sdworker.delivery.errors import DeliveryError, explain, explain_answer, explain_fault, explain_not_s3
+from sdworker.delivery.s3_url import is_region
 from sdworker.delivery.signing import signed_headers
 from sdworker.network import Answer, NetworkError, exchange
 

@@ -36,8 +36,7 @@ from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain,
 from sdworker.engine.generation import Generation, OnStep, table_for
 from sdworker.engine.networks.model import Model
 from sdworker.engine.processor import use_cores
-from sdworker.engine.tables import SamplerTables, TableError
-from sdworker.engine.text.errors import PromptError
+from sdworker.engine.tables import SamplerTables
 from sdworker.engine.unet_input import UNetInput
 
 __all__ = ["Engine"]
@@ -175,7 +174,7 @@ class Engine:
         free, so whoever counts tasks counts the device's load.
 
         Raises:
-            EngineError: it could not be drawn.
+            UserError: it could not be drawn.
         """
         with self._door:
             self._check_open()
@@ -227,14 +226,11 @@ class Engine:
         """The drawing as it will wait, off the engine's thread: probing a table of 500 steps takes a second.
 
         Raises:
-            EngineError: the sampler cannot do it, a prompt asks for what is not allowed, or it would never fit
+            UserError: the sampler cannot do it, a prompt asks for what is not allowed, or it would never fit
                 into memory.
         """
-        try:
-            table = table_for(drawing, self._tables, inpaints_natively=self.model.inpaints_natively)
-            generation = Generation(drawing, table, self.model, on_step)
-        except (PromptError, TableError) as error:
-            raise EngineError(str(error)) from error
+        table = table_for(drawing, self._tables, inpaints_natively=self.model.inpaints_natively)
+        generation = Generation(drawing, table, self.model, on_step)
         if generation.memory_bytes > self._memory_bytes:
             raise EngineError(
                 f"{len(drawing.seeds)} images of {drawing.width}x{drawing.height} in {drawing.steps} steps of "

@@ -6,15 +6,14 @@ import torch
 
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.networks.autoencoder import NotFinite
-from sdworker.engine.tables import TableError
-from sdworker.engine.text.errors import PromptError
+from sdworker.errors import UserError
 
 __all__ = ["DeviceLost", "EngineError", "EngineLost", "explain", "is_fatal"]
 
 log = logging.getLogger(__name__)
 
 
-class EngineError(Exception):
+class EngineError(UserError):
     """A drawing failed; the message says what its user can do."""
 
 
@@ -26,13 +25,11 @@ class DeviceLost(EngineLost):
     """The device is in a state that only a new process can leave."""
 
 
-def explain(drawing: Drawing, error: Exception, dtype: torch.dtype) -> EngineError:
+def explain(drawing: Drawing, error: Exception, dtype: torch.dtype) -> UserError:
     """The error a user gets of whatever went wrong: what happened and what to do about it."""
-    if isinstance(error, EngineError):
+    if isinstance(error, UserError):
         return error
-    if isinstance(error, (PromptError, TableError)):
-        explained = EngineError(str(error))
-    elif isinstance(error, NotFinite):
+    if isinstance(error, NotFinite):
         precision = str(dtype).removeprefix("torch.")
         explained = EngineError(
             f"the picture came out empty: {error}. The likely cause is overflow in {precision}; lower "

@@ -13,23 +13,30 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from sdworker.errors import DeploymentError
+
 __all__ = [
+    "SIZE_NUMBERS",
     "ModelError",
     "SchedulerConfig",
     "TextConfig",
     "TokenizerConfig",
     "UnetConfig",
     "VaeConfig",
+    "check_added",
     "check_config",
     "check_fit",
     "shown",
 ]
 
+SIZE_NUMBERS = 6
+"""Of a picture, that a UNet of Stable Diffusion XL is told: its own size, where it was cut, the size wanted."""
+
 _LONGEST_SHOWN = 60
 _LONGEST_PATH = 300
 
 
-class ModelError(Exception):
+class ModelError(DeploymentError):
     """The model folder cannot be used; the message names the file and what is wrong with it."""
 
 
@@ -76,6 +83,8 @@ class UnetConfig(_Config):
     addition_embed_type: str | None = Field(None, description="a name, or null")
     class_embed_type: str | None = Field(None, description="a name, or null")
     time_cond_proj_dim: Count | None = Field(None, description=f"{_COUNT}, or null")
+    addition_time_embed_dim: Count | None = Field(None, description=f"{_COUNT}, or null")
+    projection_class_embeddings_input_dim: Count | None = Field(None, description=f"{_COUNT}, or null")
 
     @model_validator(mode="after")
     def _fits_itself(self) -> Self:
@@ -103,6 +112,8 @@ class VaeConfig(_Config):
     layers_per_block: Count = Field(1, description=_COUNT)
     norm_num_groups: Count = Field(32, description=_COUNT)
     force_upcast: bool | None = Field(True, description=_SWITCH)
+    latents_mean: None = Field(None, description="null: latents with a mean of their own are not served")
+    latents_std: None = Field(None, description="null: latents with a deviation of their own are not served")
 
     @model_validator(mode="after")
     def _fits_itself(self) -> Self:
@@ -252,6 +263,32 @@ def check_fit(folder: Path, *, unet: UnetConfig, vae: VaeConfig, text_width: int
         raise ModelError(
             f"{file} does not fit the VAE: out_channels is {unet.out_channels}, the VAE's latent_channels "
             f"{vae.latent_channels}"
+        )
+
+
+def check_added(folder: Path, *, unet: UnetConfig, pooled_width: int) -> None:
+    """What a UNet is told beside the text has the width that it takes: the text as a whole, and six numbers.
+
+    Args:
+        pooled_width: of the text as a whole.
+
+    Raises:
+        ModelError: naming the file whose value does not fit.
+    """
+    file = shown(folder / "unet" / "config.json")
+    if unet.addition_embed_type != "text_time":
+        raise ModelError(
+            f"{file} is not that of Stable Diffusion XL: addition_embed_type is "
+            f"{quoted(unet.addition_embed_type)}, and should be 'text_time'"
+        )
+    if unet.addition_time_embed_dim is None:
+        raise ModelError(f"{file} is damaged: addition_time_embed_dim is null; it should be {_COUNT}")
+    width = pooled_width + SIZE_NUMBERS * unet.addition_time_embed_dim
+    if unet.projection_class_embeddings_input_dim != width:
+        raise ModelError(
+            f"{file} does not fit the second text encoder: projection_class_embeddings_input_dim is "
+            f"{quoted(unet.projection_class_embeddings_input_dim)}; {pooled_width} of the text and {SIZE_NUMBERS} "
+            f"sizes of {unet.addition_time_embed_dim} are {width}"
         )
 
 

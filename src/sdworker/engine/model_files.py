@@ -1,4 +1,4 @@
-"""Is this a Stable Diffusion model folder the engine can load? Answered without loading it.
+"""Is this a model folder the engine can load? Answered without loading it.
 
 A worker whose model is missing, half copied or of another kind must refuse to start and name the file, not
 fail at the first job with a traceback out of a library.
@@ -23,6 +23,7 @@ from sdworker.engine.model_config import (
     TokenizerConfig,
     UnetConfig,
     VaeConfig,
+    check_added,
     check_config,
     check_fit,
     quoted,
@@ -43,12 +44,14 @@ class ModelFolder:
     Attributes:
         path: the folder.
         layout: of which family it is.
+        index: the contents of `model_index.json`.
         variants: component → the weights' variant, `fp16` for `model.fp16.safetensors`, None for none.
         scheduler_config: the contents of `scheduler/scheduler_config.json`.
     """
 
     path: Path
     layout: Layout
+    index: dict[str, Any]
     variants: dict[str, str | None]
     scheduler_config: dict[str, Any]
 
@@ -92,25 +95,42 @@ def check_model_folder(path: Path) -> ModelFolder:
     index = _read_json(path / INDEX)
     kind = index.get("_class_name")
     layout = layout_of(kind)
-    if layout is None or ("text_encoder_2" in index and "text_encoder_2" not in layout.parts):
+    if layout is None or not _has_its_encoders(index, layout):
         served = "; ".join(f"{known.name} ({', '.join(known.pipelines)})" for known in LAYOUTS)
         raise ModelError(f"{shown(path / INDEX)} describes a {_named(kind)}; this worker serves {served}")
-    text = _read_config(TextConfig, path / "text_encoder" / "config.json")
+    texts = {
+        folder: _read_config(TextConfig, path / folder / "config.json") for folder in layout.text_encoders
+    }
     unet = _read_config(UnetConfig, path / "unet" / "config.json")
     vae = _read_config(VaeConfig, path / "vae" / "config.json")
-    check_fit(path, unet=unet, vae=vae, text_width=text.hidden_size)
+    check_fit(path, unet=unet, vae=vae, text_width=sum(text.hidden_size for text in texts.values()))
+    if "text_encoder_2" in texts:
+        check_added(path, unet=unet, pooled_width=texts["text_encoder_2"].projection_dim or 0)
     scheduler_file = path / "scheduler" / "scheduler_config.json"
     scheduler = _read_json(scheduler_file)
     check_config(SchedulerConfig, scheduler, scheduler_file)
-    _check_tokenizer(path / "tokenizer", text)
+    for folder, tokenizer in layout.text_encoders.items():
+        _check_tokenizer(path / tokenizer, texts[folder])
     return ModelFolder(
         path=path,
         layout=layout,
+        index=index,
         variants={
             component: _check_weights(path / component, stem) for component, stem in layout.weights.items()
         },
         scheduler_config=scheduler,
     )
+
+
+def _has_its_encoders(index: Mapping[str, Any], layout: Layout) -> bool:
+    """Whether the text encoders that an index names are the family's: a refiner has the second one alone."""
+    has = {
+        folder: index.get(folder) not in (None, [None, None], [])
+        for folder in ("text_encoder", "text_encoder_2")
+    }
+    if "text_encoder_2" in layout.parts:
+        return all(has.values())
+    return not has["text_encoder_2"]
 
 
 def check_complete(folder: Path, info: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ import diffusers
 import torch
 
 from sdworker.engine.schedules import impose
+from sdworker.errors import UserError
 from sdworker.samplers import PAIRS, Sampler
 
 __all__ = [
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """A sampler cannot do what was asked of it (so many steps, or from that strength); says why."""
 
 

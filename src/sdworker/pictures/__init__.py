@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from sdworker.decoder.errors import PictureError
 from sdworker.decoder.resize import Resize
 from sdworker.pictures.decoders import Decoders, Fit, Mode
-from sdworker.pictures.encode import ImageFormat, encode_image
+from sdworker.pictures.encode import encode_image
 from sdworker.pictures.fetch import download, is_url
 from sdworker.pictures.inline import decode_inline
 from sdworker.pictures.limits import PictureLimits
 
 __all__ = [
-    "ImageFormat",
     "PictureError",
     "PictureFile",
     "PictureLimits",

@@ -6,17 +6,16 @@ read generation data (the UI's "PNG Info", Civitai, ComfyUI's loaders) look ther
 
 import struct
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from sdworker.image_formats import ImageFormat
 from sdworker.pictures.png import encode_png
 
-__all__ = ["ImageFormat", "encode_image"]
-
-ImageFormat = Literal["png", "jpeg", "webp"]
+__all__ = ["encode_image"]
 
 # A JPEG segment holds 65533 bytes; this leaves room for the EXIF structure around the text.
 _MAX_COMMENT_BYTES = 65000

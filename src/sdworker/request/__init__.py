@@ -13,7 +13,7 @@ The files but `declaration`, `peers`, `checks` and `contract` know no field by n
 """
 
 from sdworker.request.contract import Contract
-from sdworker.request.declaration import OutputFormat, Request, aliases_of
+from sdworker.request.declaration import Request, aliases_of
 from sdworker.request.problems import InputError
 
-__all__ = ["Contract", "InputError", "OutputFormat", "Request", "aliases_of"]
+__all__ = ["Contract", "InputError", "Request", "aliases_of"]

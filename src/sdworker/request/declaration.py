@@ -1,9 +1,10 @@
 """`Request`: what a job may ask for. Its fields are the contract; all else about a field is derived from here."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from sdworker.image_formats import EXTENSIONS, ImageFormat
 from sdworker.reading import MOST_SKIPPED, Emphasis, PromptSyntax
 from sdworker.request.marks import (
     OUTDATED,
@@ -35,13 +36,10 @@ __all__ = [
     "MULTIPLE",
     "PICTURE",
     "SHORTEST",
-    "OutputFormat",
     "Request",
     "Resize",
     "aliases_of",
 ]
-
-OutputFormat = Literal["png", "jpeg", "webp"]
 
 LARGEST_SEED = 2**63 - 1
 SHORTEST, LONGEST, MULTIPLE = 64, 2048, 8  # of an image's sides, in pixels
@@ -51,7 +49,8 @@ def _format_name(value: object) -> object:
     """Case does not matter, and a JPEG goes by the name of its files too."""
     if not isinstance(value, str):
         return value
-    return {"jpg": "jpeg"}.get(value.lower(), value.lower())
+    by_file = {extension: format for format, extension in EXTENSIONS.items()}
+    return by_file.get(value.lower(), value.lower())
 
 
 _Side = Annotated[int, Field(ge=SHORTEST, le=LONGEST, multiple_of=MULTIPLE), BeforeValidator(whole)]
@@ -177,7 +176,7 @@ class Request(Part):
         _Seed | None,
         InWords("a whole number from 0 to 2^63-1 less num_outputs; -1 or null for a random one"),
     ] = Field(None, title="Seed", description="Seed of the first image; null and -1 mean random.")
-    output_format: Annotated[OutputFormat, BeforeValidator(_format_name)] = Field(
+    output_format: Annotated[ImageFormat, BeforeValidator(_format_name)] = Field(
         "png", title="Format", description="Format of the images."
     )
     output_quality: Int = Field(95, title="Quality", ge=1, le=100, description="Quality of jpeg and webp.")

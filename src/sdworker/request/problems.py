@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from sdworker.errors import UserError
 from sdworker.request.marks import InWords, Private, mark_of, part_of
 from sdworker.request.names import Named, Place
 from sdworker.wording import allowed_by, show
@@ -18,7 +19,7 @@ _MOST = 20  # of pydantic's findings are read
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class InputError(Exception):
+class InputError(UserError):
     """A job's input is not acceptable; the message lists every problem of it."""
 
 

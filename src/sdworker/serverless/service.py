@@ -17,13 +17,11 @@ from runpod.serverless import register_fitness_check
 
 from sdworker.delivery import DeliveryError, result_bytes
 from sdworker.engine.engine import Engine
-from sdworker.engine.errors import EngineError, EngineLost
-from sdworker.engine.model_files import ModelError
-from sdworker.pictures import PictureError
-from sdworker.request import InputError
+from sdworker.engine.errors import EngineLost
+from sdworker.errors import DeploymentError, UserError
 from sdworker.serverless import sdk, wire
 from sdworker.serverless.progress import Progress
-from sdworker.settings import Settings, SettingsError, load_settings
+from sdworker.settings import Settings, load_settings
 from sdworker.startup import build_worker
 from sdworker.worker import Worker
 
@@ -31,8 +29,6 @@ __all__ = ["Service", "configure"]
 
 log = logging.getLogger(__name__)
 
-# What a user did or can mend: the message goes out as it is. Anything else is ours, and goes to the log.
-_USER_ERRORS = (InputError, PictureError, EngineError, DeliveryError)
 _MB = 1_000_000
 
 
@@ -54,7 +50,7 @@ def configure() -> dict[str, Any]:
         else:
             service = Service(settings)
             service.load_model()
-    except (SettingsError, ModelError, wire.AddressError) as error:
+    except DeploymentError as error:
         sys.exit(f"The worker cannot start. {error}")
     return {"handler": service.handle, "concurrency_modifier": service.concurrency}
 
@@ -135,7 +131,7 @@ class Service:
             self._check_size(job_id, output)
         except EngineLost as error:
             return {"error": _sendable(str(error)), "stopPod": True}
-        except _USER_ERRORS as error:
+        except UserError as error:  # anything else is ours, and goes to the log
             log.warning("job %s failed: %s", job_id, type(error).__name__)
             return {"error": _sendable(str(error))}
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):

@@ -14,6 +14,8 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 
+from sdworker.errors import DeploymentError
+
 __all__ = ["AddressError", "Addresses", "Answer", "Take", "TooLarge", "ping_address", "post", "stops"]
 
 MB = 1_000_000
@@ -31,7 +33,7 @@ _LONGEST_RETRY_AFTER_S = 60.0
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?|\[[0-9A-Fa-f:.]+\]")
 
 
-class AddressError(ValueError):
+class AddressError(DeploymentError):
     """A variable of the platform's does not name a place; the message names the variable."""
 
 

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sdworker.engine.model_files import ModelError
 from sdworker.engine.text.clip import TextEncoder, load_text_encoder
 from sdworker.engine.text.tokens import ClipTokenizer
 
 
-def make_encoder(folder: Path, **config: Any) -> tuple[CLIPTextModel, CLIPTextConfig]:
+def make_encoder(folder: Path, kind: Any = CLIPTextModel, **config: Any) -> tuple[Any, CLIPTextConfig]:
     torch.manual_seed(0)
     small = {"vocab_size": 99, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
     described = CLIPTextConfig(**{**small, "num_attention_heads": 4, **config})
-    encoder = CLIPTextModel(described).eval()
+    encoder = kind(described).eval()
     encoder.save_pretrained(folder)
     return encoder, described
 
@@ -110,3 +110,35 @@ def test_vectors_stand_in_for_tokens(tmp_path: Path, act: str) -> None:
         given = ours(ids, torch.ones_like(ids), vectors=[(1, 4, vectors)])
         assert torch.equal(given, ours(meant, torch.ones_like(ids)))
         assert torch.equal(ours(ids, torch.ones_like(ids)), encoder(ids)[0])
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_new"])
+@pytest.mark.parametrize("eos", [2, 98])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_last_state_but_one_and_the_whole_text_are_transformers_bit_by_bit(
+    tmp_path: Path, act: str, eos: int, dtype: torch.dtype
+) -> None:
+    """Of an encoder that projects, ours and transformers'. As the end, 2 stands for the largest number."""
+    make_encoder(tmp_path, CLIPTextModelWithProjection, hidden_act=act, eos_token_id=eos, projection_dim=48)
+    theirs = CLIPTextModelWithProjection.from_pretrained(tmp_path, dtype=dtype).eval()
+    ours = load_text_encoder(tmp_path, dtype=dtype, variant=None, projects=True)
+    assert isinstance(ours, TextEncoder) is (act == "gelu")
+    ids = torch.randint(3, 98, (3, 77))
+    ids[torch.arange(3), torch.tensor([5, 76, 30])] = 98
+    with torch.inference_mode():
+        expected = theirs(ids, output_hidden_states=True)
+        for skip in (0, 1):
+            hidden, whole = ours.penultimate(ids, torch.ones_like(ids), skip=skip)
+            assert torch.equal(hidden, expected.hidden_states[-2 - skip])
+            assert torch.equal(whole, expected.text_embeds)
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu_new"])
+def test_an_encoder_that_does_not_project_has_no_whole_text(tmp_path: Path, act: str) -> None:
+    encoder, _ = make_encoder(tmp_path, hidden_act=act)
+    ours = load_text_encoder(tmp_path, dtype=torch.float32, variant=None)
+    ids = torch.randint(0, 99, (2, 77))
+    with torch.inference_mode():
+        hidden, whole = ours.penultimate(ids, torch.ones_like(ids))
+        assert torch.equal(hidden, encoder(ids, output_hidden_states=True).hidden_states[-2])
+    assert whole is None

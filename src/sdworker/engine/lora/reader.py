@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from sdworker.engine.lora.low_rank import LowRank, Target
 from sdworker.engine.lora.names import Directory, Place, split_key
 from sdworker.engine.lora.products import ShapeMismatch, to_low_rank
+from sdworker.errors import UserError
 
 __all__ = ["LoraError", "LoraWeights", "read_lora"]
 
@@ -50,7 +51,7 @@ _NOT_READ = (
 _METADATA = "lora_adapter_metadata"
 
 
-class LoraError(Exception):
+class LoraError(UserError):
     """A file cannot be used as a LoRA of this model; the message says why, and names no path."""
 
 

@@ -10,8 +10,10 @@ from diffusers.utils import logging as diffusers_logging
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import ModelFolder, check_complete, check_finite, why_not
 from sdworker.engine.networks.model import Loading
+from sdworker.engine.text.clip import load_text_encoder
+from sdworker.engine.text.tokens import ClipTokenizer, load_tokenizer
 
-__all__ = ["load_network", "naming", "place", "use_xformers"]
+__all__ = ["load_network", "load_text", "naming", "place", "use_xformers"]
 
 
 def load_network(checked: ModelFolder, name: str, kind: Any, loading: Loading) -> Any:
@@ -45,6 +47,30 @@ def load_network(checked: ModelFolder, name: str, kind: Any, loading: Loading) -
     if loading.channels_last:
         module.to(memory_format=torch.channels_last)
     return module
+
+
+def load_text(
+    checked: ModelFolder, name: str, loading: Loading, *, projects: bool = False
+) -> tuple[Any, ClipTokenizer]:
+    """One of its text encoders, on its device, and the tokenizer for it.
+
+    Args:
+        name: the encoder's folder, `text_encoder` say.
+        projects: it is a `CLIPTextModelWithProjection`.
+
+    Raises:
+        ModelError: naming the file.
+    """
+    folder = checked.path / name
+    encoder = naming(
+        folder,
+        lambda: load_text_encoder(
+            folder, dtype=loading.dtype, variant=checked.variants[name], projects=projects
+        ),
+    )
+    encoder = place(folder, encoder, loading)
+    words = checked.path / checked.layout.text_encoders[name]
+    return encoder, naming(words, lambda: load_tokenizer(words, encoder.positions))
 
 
 def place(folder: Path, module: Any, loading: Loading) -> Any:

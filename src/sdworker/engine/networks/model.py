@@ -3,7 +3,6 @@
 The only files that call the networks are this one, the families' and `autoencoder.py`.
 """
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +82,7 @@ class Model(ABC):
         self.device = device
         self.dtype = dtype
         self.scheduler_config = scheduler_config
-        self.autoencoder = Autoencoder(vae, device=device, dtype=dtype)
+        self.autoencoder = Autoencoder(vae, device=device, dtype=vae.dtype)
         self._unet = unet
         self.adapters = Adapters(
             {UNET: unet, **text_encoders},
@@ -125,7 +124,7 @@ class Model(ABC):
 
     @abstractmethod
     def forward(self, inputs: UNetInput) -> torch.Tensor:
-        """The UNet as diffusers has it, with its rows' LoRAs; `denoise` is what to call."""
+        """The UNet as diffusers has it; `denoise` is what to call."""
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -150,16 +149,17 @@ class Model(ABC):
         Returns:
             [rows, 4, h/s, w/s] in float32: what the model predicts (noise, or velocity).
         """
-        forward = self.forward if self._prepared is None else self._prepared
+        forward = self._adapted if self._prepared is None else self._prepared
         return forward(inputs.to(self.dtype)).float()
 
-    def adapting(self, told: Conditioning) -> contextlib.AbstractContextManager[None]:
-        """Inside, the UNet's forwards have the rows' LoRAs. One that is captured gathers them whenever it is
-        replayed, from slots and strengths that are inputs of it."""
-        rows = told.adapters
+    def _adapted(self, inputs: UNetInput) -> torch.Tensor:
+        """The forward with its rows' LoRAs. One that is captured gathers them whenever it is replayed, from slots
+        and strengths that are inputs of it."""
+        rows = inputs.conditioning.adapters
         assert rows is None or isinstance(rows, RowAdapters)
         is_captured = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        return self.adapters.using(rows, gather_anew=is_captured)
+        with self.adapters.using(rows, gather_anew=is_captured):
+            return self.forward(inputs)
 
     @torch.inference_mode()
     def prepare(self, rows: int, shape: tuple[int, int] | None = None) -> None:
@@ -210,7 +210,7 @@ class Model(ABC):
         if prepare is None:
             return None
         return Prepared(
-            self.forward,
+            self._adapted,
             prepare,
             lambda call: min(time_call(self.device, call, _REPEATS)),
             when_idle=not means.compiled,

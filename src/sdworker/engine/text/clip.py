@@ -1,8 +1,8 @@
 """CLIP's text encoder, without importing transformers, which takes a second or two.
 
-The same arithmetic in the same order as transformers' `CLIPTextModel`: tests/engine/text/test_clip.py compares
-them bit by bit. Whatever is not the plain case (an activation not listed here, an attention mask) is left to
-transformers.
+The same arithmetic in the same order as transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`:
+tests/engine/text/test_clip.py compares them bit by bit. Whatever is not the plain case (an activation not listed
+here, an attention mask) is left to transformers.
 """
 
 import json
@@ -28,7 +28,7 @@ Vectors = tuple[int, int, torch.Tensor]
 
 
 class TextEncoder(nn.Module):
-    """CLIP's text model up to the last hidden state. Parameters are named as in the weights' file.
+    """CLIP's text model. Parameters are named as in the weights' file.
 
     Attributes:
         positions: the most tokens it takes at once, BOS and EOS included; 77.
@@ -36,7 +36,11 @@ class TextEncoder(nn.Module):
         width: numbers of a token's embedding.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], *, projects: bool = False) -> None:
+        """
+        Args:
+            projects: it is a `CLIPTextModelWithProjection`.
+        """
         super().__init__()
         width = config["hidden_size"]
         self.positions: int = config["max_position_embeddings"]
@@ -51,23 +55,58 @@ class TextEncoder(nn.Module):
         layers = (_Layer(config) for _ in range(self.layers))
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
         self.final_layer_norm = nn.LayerNorm(width, eps=config["layer_norm_eps"])
+        self._eos: int = config["eos_token_id"]
+        self.text_projection = nn.Linear(width, config["projection_dim"], bias=False) if projects else None
 
     def forward(
         self, ids: torch.Tensor, _mask: torch.Tensor, *, skip: int = 0, vectors: Iterable[Vectors] = ()
     ) -> torch.Tensor:
-        """`ids` [rows, length] → [rows, length, width].
+        """`ids` [rows, length] → the last hidden state, [rows, length, width].
 
         Args:
             skip: layers left out at the end, 0 … `layers` − 1; the final norm is not.
             vectors: what stands in for tokens.
         """
-        positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        tokens = _replace(self.embeddings["token_embedding"](ids), vectors)
-        hidden = tokens + self.embeddings["position_embedding"](positions)
+        hidden = self._embed(ids, vectors)
         layers: Any = self.encoder["layers"]
         for layer in layers[: self.layers - skip]:
             hidden = layer(hidden)
         return self.final_layer_norm(hidden)
+
+    def penultimate(
+        self, ids: torch.Tensor, _mask: torch.Tensor, *, skip: int = 0, vectors: Iterable[Vectors] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What Stable Diffusion XL takes of a text.
+
+        Args:
+            skip: further layers left out, 0 … `layers` − 2.
+            vectors: what stands in for tokens.
+
+        Returns:
+            The last hidden state but one, without the final norm, [rows, length, width]; and of an encoder that
+            projects, the text as a whole, of all its layers, [rows, projected].
+        """
+        hidden = self._embed(ids, vectors)
+        layers: Any = self.encoder["layers"]
+        kept = self.layers - 1 - skip
+        for layer in layers[:kept]:
+            hidden = layer(hidden)
+        if self.text_projection is None:
+            return hidden, None
+        last = hidden
+        for layer in layers[kept:]:
+            last = layer(last)
+        # As transformers finds it: where the vocabulary's end is unknown (2, in configurations of old), it is the
+        # largest number there is.
+        ends = ids.argmax(-1) if self._eos == 2 else (ids == self._eos).int().argmax(-1)
+        at_end = self.final_layer_norm(last)[torch.arange(len(ids), device=ids.device), ends]
+        return hidden, self.text_projection(at_end)
+
+    def _embed(self, ids: torch.Tensor, vectors: Iterable[Vectors]) -> torch.Tensor:
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        tokens = _replace(self.embeddings["token_embedding"](ids), vectors)
+        embedded: torch.Tensor = tokens + self.embeddings["position_embedding"](positions)
+        return embedded
 
 
 def _replace(tokens: torch.Tensor, vectors: Iterable[Vectors]) -> torch.Tensor:
@@ -110,8 +149,13 @@ class _Layer(nn.Module):
         return self.self_attn["out_proj"](attended.transpose(1, 2).reshape(rows, length, width))
 
 
-def load_text_encoder(folder: Path, *, dtype: torch.dtype, variant: str | None) -> Any:
+def load_text_encoder(
+    folder: Path, *, dtype: torch.dtype, variant: str | None, projects: bool = False
+) -> Any:
     """A module on the CPU, called as `TextEncoder` is: with ids and mask, [rows, length] each.
+
+    Args:
+        projects: it is a `CLIPTextModelWithProjection`.
 
     Raises:
         ModelError: the weights do not fit the configuration.
@@ -120,9 +164,9 @@ def load_text_encoder(folder: Path, *, dtype: torch.dtype, variant: str | None) 
     config = _CONFIG_DEFAULTS | json.loads((folder / "config.json").read_text("utf-8"))
     weights = folder / (f"model.{variant}.safetensors" if variant else "model.safetensors")
     if not _is_plain(config) or not weights.is_file():
-        return _EncoderOfTransformers(folder, dtype=dtype, variant=variant)
+        return _EncoderOfTransformers(folder, dtype=dtype, variant=variant, projects=projects)
     with torch.device("meta"):
-        encoder = TextEncoder(config)
+        encoder = TextEncoder(config, projects=projects)
     given = {name.removeprefix("text_model."): tensor for name, tensor in load_file(weights).items()}
     wanted = encoder.state_dict()
     check_complete(
@@ -142,6 +186,7 @@ def _is_plain(config: dict[str, Any]) -> bool:
         and config["hidden_act"] in _ACTIVATIONS
         and not config.get("use_attention_mask")
         and "quantization_config" not in config
+        and isinstance(config["eos_token_id"], int)
     )
 
 
@@ -156,18 +201,21 @@ _CONFIG_DEFAULTS = {
     "max_position_embeddings": 77,
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
+    "eos_token_id": 49407,
+    "projection_dim": 512,
 }
 
 
 class _EncoderOfTransformers(nn.Module):
-    def __init__(self, folder: Path, *, dtype: torch.dtype, variant: str | None) -> None:
-        from transformers import CLIPTextModel
+    def __init__(self, folder: Path, *, dtype: torch.dtype, variant: str | None, projects: bool) -> None:
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         super().__init__()
-        self.model, info = CLIPTextModel.from_pretrained(
+        kind = CLIPTextModelWithProjection if projects else CLIPTextModel
+        self.model, info = kind.from_pretrained(
             folder,
             dtype=dtype,
             variant=variant,
@@ -183,12 +231,25 @@ class _EncoderOfTransformers(nn.Module):
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, *, skip: int = 0, vectors: Iterable[Vectors] = ()
     ) -> torch.Tensor:
+        output = self._run(ids, mask, vectors, hidden_states=skip > 0)
+        if skip == 0:
+            return output[0]
+        return self.model.final_layer_norm(output.hidden_states[-1 - skip])
+
+    def penultimate(
+        self, ids: torch.Tensor, mask: torch.Tensor, *, skip: int = 0, vectors: Iterable[Vectors] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        output = self._run(ids, mask, vectors, hidden_states=True)
+        return output.hidden_states[-2 - skip], getattr(output, "text_embeds", None)
+
+    def _run(
+        self, ids: torch.Tensor, mask: torch.Tensor, vectors: Iterable[Vectors], *, hidden_states: bool
+    ) -> Any:
         masked = getattr(self.model.config, "use_attention_mask", False)
         replaced = self.model.get_input_embeddings().register_forward_hook(
             lambda _module, _ids, tokens: _replace(tokens, vectors)
         )
         with replaced:
-            output = self.model(ids, attention_mask=mask if masked else None, output_hidden_states=skip > 0)
-        if skip == 0:
-            return output[0]
-        return self.model.final_layer_norm(output.hidden_states[-1 - skip])
+            return self.model(
+                ids, attention_mask=mask if masked else None, output_hidden_states=hidden_states
+            )

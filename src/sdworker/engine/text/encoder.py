@@ -17,7 +17,7 @@ from sdworker.engine.text.clip import Vectors
 from sdworker.engine.text.prompt import Text
 from sdworker.reading import Emphasis
 
-__all__ = ["PromptEncoder"]
+__all__ = ["PenultimateEncoder", "PromptEncoder"]
 
 _CACHED_CHUNKS = 256
 _NO_EMBEDDINGS: Mapping[str, torch.Tensor] = {}
@@ -93,8 +93,7 @@ class PromptEncoder:
         key = chunk, emphasis, clip_skip, applied.key
         known = self._known.get(key)
         if known is None:
-            with applied.in_place():
-                known = self._known[key] = self._encode(chunk, emphasis, clip_skip)
+            known = self._known[key] = self._encode(chunk, emphasis, clip_skip, applied)
             self._forget()
         self._known.move_to_end(key)
         return known
@@ -103,24 +102,77 @@ class PromptEncoder:
         """Whether encoding it costs nothing."""
         return (chunk, emphasis, clip_skip, applied.key) in self._known
 
-    def _encode(self, chunk: Chunk, emphasis: Emphasis, clip_skip: int) -> torch.Tensor:
-        ids = torch.tensor([chunk.tokens])
-        mask = (torch.arange(len(chunk.tokens)) < chunk.used + 2).long()[None]
-        vectors: list[Vectors] = [
-            (0, insert.start, self._embeddings[insert.name]) for insert in chunk.inserts
-        ]
-        hidden = self._text_encoder(
-            send(ids, self._device), send(mask, self._device), skip=clip_skip, vectors=vectors
-        )
+    def _encode(self, chunk: Chunk, emphasis: Emphasis, clip_skip: int, applied: Applied) -> torch.Tensor:
+        hidden = self._hidden(chunk, clip_skip, applied)
         if all(weight == 1 for weight in chunk.weights):
             return hidden.to(self._dtype)
         weights = send(torch.tensor(chunk.weights), self._device)
         return _emphasise(hidden.float(), weights, emphasis).to(self._dtype)
 
+    def _hidden(self, chunk: Chunk, clip_skip: int, applied: Applied) -> torch.Tensor:
+        """The hidden state that a chunk's embedding is made of, [1, 77, d]."""
+        ids, mask, vectors = self._inputs(chunk)
+        with applied.in_place():
+            hidden: torch.Tensor = self._text_encoder(ids, mask, skip=clip_skip, vectors=vectors)
+        return hidden
+
+    def _inputs(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor, list[Vectors]]:
+        """Ids and mask, [1, 77] each, and what stands in for tokens."""
+        ids = torch.tensor([chunk.tokens])
+        mask = (torch.arange(len(chunk.tokens)) < chunk.used + 2).long()[None]
+        vectors: list[Vectors] = [
+            (0, insert.start, self._embeddings[insert.name]) for insert in chunk.inserts
+        ]
+        return send(ids, self._device), send(mask, self._device), vectors
+
     def _forget(self) -> None:
         """What was not asked for longest; never the empty text, which most jobs have for a negative prompt."""
         while len(self._known) > _CACHED_CHUNKS:
             del self._known[next(key for key in self._known if key[0].used or key[3])]
+
+
+class PenultimateEncoder(PromptEncoder):
+    """Encodes texts as Stable Diffusion XL takes them: by the last hidden state but one; and as a whole.
+
+    Attributes:
+        layers: that can be skipped, and one.
+    """
+
+    def __init__(self, text_encoder: Any, **options: Any) -> None:
+        """
+        Args:
+            text_encoder: called by its `penultimate`, as `clip.TextEncoder`'s.
+            options: as for `PromptEncoder`.
+        """
+        super().__init__(text_encoder, **options)
+        self._wholes: OrderedDict[tuple[Chunk, Hashable], torch.Tensor] = OrderedDict()
+
+    @property
+    def layers(self) -> int:
+        return super().layers - 1
+
+    @torch.inference_mode()
+    def encode_whole(self, text: Text, applied: Applied = _PLAIN) -> torch.Tensor:
+        """A text as a whole, [1, projected]: what its first chunk says, whatever the weights and layers skipped.
+
+        At once where its chunks were encoded just before.
+        """
+        chunk = text.chunks[0]
+        if (chunk, applied.key) not in self._wholes:
+            self._hidden(chunk, text.clip_skip, applied)
+        return self._wholes[chunk, applied.key]
+
+    def _hidden(self, chunk: Chunk, clip_skip: int, applied: Applied) -> torch.Tensor:
+        ids, mask, vectors = self._inputs(chunk)
+        hidden: torch.Tensor
+        with applied.in_place():
+            hidden, whole = self._text_encoder.penultimate(ids, mask, skip=clip_skip, vectors=vectors)
+        if whole is not None:
+            self._wholes[chunk, applied.key] = whole.to(self._dtype)
+            self._wholes.move_to_end((chunk, applied.key))
+            while len(self._wholes) > _CACHED_CHUNKS:
+                self._wholes.popitem(last=False)
+        return hidden
 
 
 def _emphasise(hidden: torch.Tensor, weights: torch.Tensor, emphasis: Emphasis) -> torch.Tensor:

@@ -52,6 +52,11 @@ class ClipTokenizer:
         decoded: str = self._tokenizer.decoder.decode([piece]) if self._tokenizer.decoder else piece
         return decoded.replace(_WORD_END, " ")
 
+    def reads_like(self, other: "ClipTokenizer") -> bool:
+        """Whether the other makes the same tokens of a text, whatever it pads them with."""
+        ours, theirs = (one._tokenizer.get_vocab() for one in (self, other))
+        return bool(ours == theirs) and (self.bos, self.eos, self.room) == (other.bos, other.eos, other.room)
+
     def _id_of(self, token: str) -> int:
         found = self._tokenizer.token_to_id(token)
         if found is None:

@@ -9,12 +9,16 @@ from pathlib import Path
 
 from sdworker.engine.model_files import check_model_folder
 from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
+from sdworker.engine.networks.families.stable_diffusion_xl import StableDiffusionXL
 from sdworker.engine.networks.model import Loading, Model
-from sdworker.model_layout import STABLE_DIFFUSION, Layout
+from sdworker.model_layout import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, Layout
 
 __all__ = ["FAMILIES", "load_model"]
 
-FAMILIES: Mapping[Layout, type[Model]] = {STABLE_DIFFUSION: StableDiffusion}
+FAMILIES: Mapping[Layout, type[Model]] = {
+    STABLE_DIFFUSION: StableDiffusion,
+    STABLE_DIFFUSION_XL: StableDiffusionXL,
+}
 
 
 def load_model(folder: Path, loading: Loading) -> Model:

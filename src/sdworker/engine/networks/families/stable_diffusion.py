@@ -1,8 +1,9 @@
 """Stable Diffusion 1.x and 2.x, their 9-channel inpainting models, and latent consistency models of the kind."""
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -12,33 +13,38 @@ from sdworker.engine.drawing import Drawing
 from sdworker.engine.lora import NO_LORAS, Held
 from sdworker.engine.model_config import ModelError
 from sdworker.engine.model_files import ModelFolder
-from sdworker.engine.networks.loading import load_network, naming, place
+from sdworker.engine.networks.loading import load_network, load_text
 from sdworker.engine.networks.model import Loading, Model
 from sdworker.engine.plan import Guidance, Plan
 from sdworker.engine.tables import steps_taken
-from sdworker.engine.text.clip import load_text_encoder
 from sdworker.engine.text.encoder import PromptEncoder
 from sdworker.engine.text.errors import PromptError
-from sdworker.engine.text.prompt import plan_negative_prompt, plan_prompt, read_text
-from sdworker.engine.text.tokens import ClipTokenizer, load_tokenizer
+from sdworker.engine.text.prompt import Text, plan_negative_prompt, plan_prompt, read_text
+from sdworker.engine.text.tokens import ClipTokenizer
 from sdworker.engine.unet_input import Conditioning, UNetInput
 from sdworker.reading import Reading
 from sdworker.samplers import PAIRS
 
-__all__ = ["StableDiffusion"]
-
-_TEXT_ENCODER = "text_encoder"
+__all__ = ["StableDiffusion", "check_channels"]
 
 
 class StableDiffusion(Model):
     """The UNet is told the last hidden state of one CLIP text encoder; an LCM's, the guidance scale too."""
 
-    def __init__(self, *, tokenizer: ClipTokenizer, text_encoder: Any, **parts: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tokenizer: ClipTokenizer,
+        text_encoder: Any,
+        more_text_encoders: Mapping[str, Any] = MappingProxyType({}),
+        **parts: Any,
+    ) -> None:
         """
         Args:
+            more_text_encoders: of a family that has others beside it, by the names of their folders.
             parts: as for `Model`.
         """
-        super().__init__(text_encoders={_TEXT_ENCODER: text_encoder}, **parts)
+        super().__init__(text_encoders={"text_encoder": text_encoder, **more_text_encoders}, **parts)
         self._tokenizer = tokenizer
         self._prompts = PromptEncoder(text_encoder, device=self.device, dtype=self.dtype)
 
@@ -48,16 +54,7 @@ class StableDiffusion(Model):
         unet = load_network(checked, "unet", UNet2DConditionModel, loading)
         _check_unet(unet, folder)
         vae = load_network(checked, "vae", AutoencoderKL, loading)
-        text_encoder = naming(
-            folder / "text_encoder",
-            lambda: load_text_encoder(
-                folder / "text_encoder", dtype=loading.dtype, variant=checked.variants["text_encoder"]
-            ),
-        )
-        text_encoder = place(folder / "text_encoder", text_encoder, loading)
-        tokenizer = naming(
-            folder / "tokenizer", lambda: load_tokenizer(folder / "tokenizer", text_encoder.positions)
-        )
+        text_encoder, tokenizer = load_text(checked, "text_encoder", loading)
         return cls(
             tokenizer=tokenizer,
             text_encoder=text_encoder,
@@ -77,10 +74,10 @@ class StableDiffusion(Model):
 
     def plan(self, drawing: Drawing, evaluations: int) -> Plan:
         reading, words = drawing.reading, self._tokenizer
-        if reading.clip_skip >= self._prompts.layers:
+        if reading.clip_skip > self._most_skipped:
             raise PromptError(
                 f"clip_skip: {reading.clip_skip} is not allowed; allowed with this model: a whole number from 0 "
-                f"to {self._prompts.layers - 1}"
+                f"to {self._most_skipped}"
             )
         taken = steps_taken(drawing.steps, None if drawing.image is None else drawing.strength)
         counted = max(1, taken * PAIRS[drawing.sampler].order)
@@ -99,8 +96,18 @@ class StableDiffusion(Model):
             text_lengths=lengths,
             stages=tuple(numbers[told] for told in said),
             texts=texts,
-            memory_bytes=sum(lengths) * len(rows) * self._prompts.width * self.dtype.itemsize,
+            memory_bytes=sum(lengths) * len(rows) * self._text_width * self.dtype.itemsize,
         )
+
+    @property
+    def _most_skipped(self) -> int:
+        """Layers of its text encoders that a drawing may leave out."""
+        return self._prompts.layers - 1
+
+    @property
+    def _text_width(self) -> int:
+        """Of a token, as the UNet is told of it."""
+        return self._prompts.width
 
     def _guidance(self, drawing: Drawing, weights: tuple[float, ...]) -> Guidance:
         """One prompt alone needs no row beside it where the scale is 1, several always do."""
@@ -113,36 +120,45 @@ class StableDiffusion(Model):
     def condition(
         self, drawing: Drawing, plan: Plan, held: Held = NO_LORAS
     ) -> Generator[None, None, Sequence[Conditioning]]:
-        applied = held.applied(_TEXT_ENCODER)
         conditionings = []
         for texts in plan.texts:
             rows = []
-            for text in texts:
-                embedded = yield from self._prompts.encode_in_pieces(text, applied)
-                rows.append(Conditioning(embedded, added=self._embedded(drawing.guidance)))
+            for number, text in enumerate(texts):
+                is_negative = plan.guidance.guided and number == 0
+                rows.append((yield from self._tell(text, drawing, held, is_negative=is_negative)))
             conditionings.append(Conditioning.cat(rows))
         return conditionings
+
+    def _tell(
+        self, text: Text, drawing: Drawing, held: Held, *, is_negative: bool
+    ) -> Generator[None, None, Conditioning]:
+        """What the UNet is told in one row, a chunk for each item taken."""
+        del is_negative
+        embedded = yield from self._prompts.encode_in_pieces(text, held.applied("text_encoder"))
+        return Conditioning(embedded, added=self._embedded(drawing.guidance))
 
     def example_conditioning(self) -> Conditioning:
         return Conditioning(self.encode_text(""), added=self._embedded(1.0))
 
     def encode_text(self, prompt: str) -> torch.Tensor:
         """The embedding of a prompt without syntax, [1, 77k, d]."""
-        return self._prompts.encode(read_text(prompt, self._tokenizer, Reading(syntax="plain")))
+        return self._prompts.encode(self._read_plainly(prompt))
+
+    def _read_plainly(self, prompt: str) -> Text:
+        return read_text(prompt, self._tokenizer, Reading(syntax="plain"))
 
     def forward(self, inputs: UNetInput) -> torch.Tensor:
         told = inputs.conditioning
         latents = inputs.latents
         if told.channels is not None:
             latents = torch.cat([latents, told.channels], dim=1)
-        with self.adapting(told):
-            output: torch.Tensor = self._unet(
-                latents,
-                inputs.timesteps,
-                encoder_hidden_states=told.text,
-                timestep_cond=told.added.get("timestep_cond"),
-                return_dict=False,
-            )[0]
+        output: torch.Tensor = self._unet(
+            latents,
+            inputs.timesteps,
+            encoder_hidden_states=told.text,
+            timestep_cond=told.added.get("timestep_cond"),
+            return_dict=False,
+        )[0]
         return output
 
     def _embedded(self, guidance: float) -> dict[str, torch.Tensor]:
@@ -153,13 +169,23 @@ class StableDiffusion(Model):
         return {"timestep_cond": _embed_guidance(scale, self._unet.config.time_cond_proj_dim).to(self.dtype)}
 
 
-def _check_unet(unet: Any, folder: Path) -> None:
-    config = unet.config
-    if config.in_channels not in (4, 9):
+def check_channels(unet: Any, folder: Path) -> None:
+    """The UNet takes latents, and beside them nothing or what inpainting needs.
+
+    Raises:
+        ModelError: it takes something else.
+    """
+    channels = unet.config.in_channels
+    if channels not in (4, 9):
         raise ModelError(
-            f"{folder / 'unet'} takes {config.in_channels} input channels; "
+            f"{folder / 'unet'} takes {channels} input channels; "
             "4 (text to image) and 9 (inpainting) are served"
         )
+
+
+def _check_unet(unet: Any, folder: Path) -> None:
+    check_channels(unet, folder)
+    config = unet.config
     if config.addition_embed_type is not None or config.class_embed_type is not None:
         raise ModelError(
             f"{folder / 'unet'} needs more than a prompt; Stable Diffusion 1.x and 2.x are served"

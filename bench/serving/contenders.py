@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.serverless.standin import Platform, platform
-
-from bench.processes import script_process
+from bench.processes.scripts import script_process
+from bench.standin import Platform, platform
 
 __all__ = ["NAIVE", "OURS", "contenders"]
 
 OURS, NAIVE = "this worker", "naive handler"
-_SCRIPTS = {OURS: "handler.py", NAIVE: "bench/naive_handler.py"}
+_SCRIPTS = {OURS: "handler.py", NAIVE: "bench/serving/naive_handler.py"}
 _LAST_LINES = 20
 # What our worker says when it has measured what steps cost, in its first idle moments: undisturbed by the other's
 # start, or it would go by wrong figures ever after.

@@ -1,4 +1,4 @@
-"""What `bench/memory.py` measures, in a process of its own: jobs through a worker, and the memory each takes."""
+"""What `memory.py` measures, in a process of its own: jobs through a worker, and the memory each takes."""
 
 import sdworker.quick_start  # noqa: F401 - as handler.py does
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.timed_worker import TimedModel, build_timed_worker
-from bench.usage import Usage, forget_peak, peak_bytes, used_bytes
+from bench.jobs.usage import Usage, forget_peak, peak_bytes, used_bytes
+from bench.processes.timed_worker import TimedModel, build_timed_worker
 from sdworker.engine.errors import EngineError
 from sdworker.worker import Worker
 

@@ -1,4 +1,4 @@
-"""Our side of `bench/single.py`, in a process of its own: jobs through the worker, timed stage by stage."""
+"""Our side of `single.py`, in a process of its own: jobs through the worker, timed stage by stage."""
 
 import sdworker.quick_start  # as handler.py does
 
@@ -13,9 +13,9 @@ from unittest.mock import patch
 import torch
 
 import sdworker.worker
-from bench.forwards import step_times
-from bench.laps import Laps
-from bench.timed_worker import TimedModel, build_timed_worker
+from bench.jobs.laps import Laps
+from bench.processes.timed_worker import TimedModel, build_timed_worker
+from bench.steps.forwards import step_times
 from sdworker.delivery import Delivery
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.lora import NO_LORAS, Held

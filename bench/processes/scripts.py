@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["script_process"]
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 
 # A platform and a bucket that are configured where the bench is run are none of the handler's.
 _NOT_INHERITED = ("RUNPOD_", "BUCKET_")

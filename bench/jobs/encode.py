@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw
 from pybase64 import b64encode_as_string
 
 from bench.report import spread, table, write_json
-from sdworker.pictures import ImageFormat, encode_image
+from sdworker.image_formats import ImageFormat
+from sdworker.pictures import encode_image
 
 __all__ = ["run"]
 

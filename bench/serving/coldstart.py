@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.serverless.standin import Platform, platform
-
-from bench.processes import script_process
+from bench.processes.scripts import script_process
 from bench.report import spread, table, write_json
+from bench.standin import Platform, platform
 
 __all__ = ["run"]
 
@@ -28,7 +27,7 @@ _OURS, _PLAIN, _NAIVE = "this worker", "QUICK_START=0", "naive handler"
 _CONTENDERS: dict[str, tuple[str, dict[str, str]]] = {
     _OURS: ("handler.py", {}),
     _PLAIN: ("handler.py", {"QUICK_START": "0"}),
-    _NAIVE: ("bench/naive_handler.py", {}),
+    _NAIVE: ("bench/serving/naive_handler.py", {}),
 }
 # What a line of output says has just been finished. Both print each mark as soon as it is reached.
 _MARKS = {

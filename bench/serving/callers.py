@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.serverless.standin import Platform
+from bench.standin import Platform
 
 __all__ = ["Answered", "Stretch", "Submitter", "call", "percentile", "until_idle", "until_quiet"]
 

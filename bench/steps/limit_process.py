@@ -1,6 +1,6 @@
-"""What `bench/limit.py` times, in a process of its own: bare UNet forwards, or the steps of whole jobs.
+"""What `limit.py` times, in a process of its own: bare UNet forwards, or the steps of whole jobs.
 
-One process does one of the two, because both compute on threads of their own (`bench/own_process.py`).
+One process does one of the two, because both compute on threads of their own (`bench/processes/own_process.py`).
 """
 
 import sdworker.quick_start  # noqa: F401 - as handler.py does
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from bench.flops import flops_per_row
-from bench.forwards import StepTimes, step_times
-from bench.peak import Peak, find_peak
-from bench.timed_worker import TimedModel, build_timed_worker
+from bench.processes.timed_worker import TimedModel, build_timed_worker
+from bench.steps.flops import flops_per_row
+from bench.steps.forwards import StepTimes, step_times
+from bench.steps.peak import Peak, find_peak
 from sdworker.engine.networks.model import Model
 from sdworker.engine.processor import reserve_cores
 from sdworker.worker import Worker

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from bench.own_process import OwnProcess
-from bench.peak import Peak
+from bench.processes.own_process import OwnProcess
 from bench.report import spread, table, write_json
 from bench.sizes import Size, sizes_of
+from bench.steps.peak import Peak
 
 __all__ = ["run"]
 
@@ -35,7 +35,7 @@ def run(
     """
     sizes = sizes or sizes_of(model)
     rows = rows or _ROWS["cuda" if torch.cuda.is_available() else "cpu"]
-    with OwnProcess("bench.limit_process") as bare, OwnProcess("bench.limit_process") as engine:
+    with OwnProcess("bench.steps.limit_process") as bare, OwnProcess("bench.steps.limit_process") as engine:
         peak: Peak = bare.call("measure_peak", str(model))
         cells = [
             _measure(bare, engine, str(model), size, count, peak, rounds) for size in sizes for count in rows

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.serverless.standin import Platform
-
-from bench.callers import Stretch, call, percentile, until_quiet
-from bench.contenders import NAIVE, OURS, contenders
-from bench.processes import script_process
+from bench.processes.scripts import script_process
 from bench.report import spread, table, write_json
+from bench.serving.callers import Stretch, call, percentile, until_quiet
+from bench.serving.contenders import NAIVE, OURS, contenders
+from bench.standin import Platform
 
 __all__ = ["Case", "measure", "report", "run"]
 
@@ -120,10 +119,10 @@ async def _draw_offline(
         RuntimeError: the engine's process failed.
     """
     arguments = [",".join(map(str, steps)) for steps in mixes]
-    async with script_process("bench/offline.py", str(model), str(images), *arguments) as process:
+    async with script_process("bench/steps/offline.py", str(model), str(images), *arguments) as process:
         output, _ = await process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"bench/offline.py failed:\n{output.decode('utf-8', 'replace')[-2000:]}")
+        raise RuntimeError(f"bench/steps/offline.py failed:\n{output.decode('utf-8', 'replace')[-2000:]}")
     rates: dict[str, float] = json.loads(output.splitlines()[-1])
     return {steps: rates[argument] for steps, argument in zip(mixes, arguments, strict=True)}
 

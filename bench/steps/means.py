@@ -23,7 +23,7 @@ from bench.report import spread, table, write_json
 
 __all__ = ["run"]
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _DEFAULT = "as it is by default"
 # Variant → its environment. The first is what the worker does by itself.
 _VARIANTS: dict[str, dict[str, str]] = {
@@ -88,7 +88,7 @@ def _figures(runs: list[dict[str, float]], whole: list[dict[str, float]]) -> dic
 def _measure(model: Path, environment: dict[str, str]) -> dict[str, float]:
     """Milliseconds, by what was timed, in a fresh process."""
     result = subprocess.run(
-        [sys.executable, "-m", "bench.means"],
+        [sys.executable, "-m", "bench.steps.means"],
         cwd=_ROOT,
         env={
             **os.environ,

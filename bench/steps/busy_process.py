@@ -1,4 +1,4 @@
-"""What `bench/busy.py` measures, in a process of its own: forwards, alone and beside neighbours."""
+"""What `busy.py` measures, in a process of its own: forwards, alone and beside neighbours."""
 
 import sdworker.quick_start  # noqa: F401 - as handler.py does, and before anything else can load torch
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.own_process import OwnProcess
+from bench.processes.own_process import OwnProcess
 from bench.report import spread, table, write_json
 
 __all__ = ["run"]
@@ -31,8 +31,8 @@ _OURS, _THEIRS = "worker", "pipeline"
 def run(model: Path, rounds: int) -> None:
     """Measure and report."""
     with (
-        OwnProcess("bench.single_worker") as ours,
-        OwnProcess("bench.single_pipeline") as theirs,
+        OwnProcess("bench.jobs.single_worker") as ours,
+        OwnProcess("bench.jobs.single_pipeline") as theirs,
     ):
         sides = {_OURS: ours, _THEIRS: theirs}
         figures = {sampler: _measure(sides, str(model), sampler, rounds) for sampler in _SAMPLERS}

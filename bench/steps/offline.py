@@ -1,6 +1,6 @@
 """What the engine draws a second when nothing is in its way: no SDK, no image files, all drawings at once.
 
-    python bench/offline.py MODEL IMAGES STEPS[,STEPS…] …
+    python bench/steps/offline.py MODEL IMAGES STEPS[,STEPS…] …
 
 Prints, as JSON, the images a second for each list of steps, which the images take in turn. A process of its own,
 because two threads of one process that both run torch on a CPU slow each other down: nothing else here does.

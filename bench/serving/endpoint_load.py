@@ -1,6 +1,6 @@
 """How much the local endpoint carries: jobs a second, status latency, memory, and what it costs when idle.
 
-    python bench/endpoint_load.py [--jobs 20000] [--rate 300] [--json out.json]
+    python bench/serving/endpoint_load.py [--jobs 20000] [--rate 300] [--json out.json]
 
 Three processes on loopback: the endpoint, a stand-in worker that answers every job at once (the SDK's own
 loop would be the limit), and the callers here. Two measures: as fast as it goes, and paced at `--rate`

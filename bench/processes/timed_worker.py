@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import torch
 
-from bench.forwards import Forward, instant
+from bench.steps.forwards import Forward, instant
 from sdworker import startup
 from sdworker.engine.model_files import check_model_folder
 from sdworker.engine.networks.families.stable_diffusion import StableDiffusion

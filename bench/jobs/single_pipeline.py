@@ -1,4 +1,4 @@
-"""Their side of `bench/single.py`, in a process of its own: `StableDiffusionPipeline.__call__`, Pillow, base64.
+"""Their side of `single.py`, in a process of its own: `StableDiffusionPipeline.__call__`, Pillow, base64.
 
 Placed as its users place it (fp16 on CUDA, fp32 on a CPU), its progress bar off.
 """
@@ -14,8 +14,8 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from bench.forwards import Forward, Instant, instant, step_times
-from bench.laps import Laps
+from bench.jobs.laps import Laps
+from bench.steps.forwards import Forward, Instant, instant, step_times
 from sdworker.engine.tables import make_scheduler
 from sdworker.samplers import PAIRS
 

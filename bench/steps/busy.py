@@ -21,7 +21,7 @@ from bench.report import spread, table, write_json
 
 __all__ = ["run"]
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _LIBGOMP = "as libgomp waits by itself"
 # Way → its environment. The first is what the others are compared with.
 _WAYS: dict[str, dict[str, str]] = {
@@ -82,7 +82,7 @@ def _measure(model: Path, environment: dict[str, str]) -> dict[str, float]:
     """Milliseconds, by what was timed, in a fresh process."""
     inherited = {name: value for name, value in os.environ.items() if name not in _INHERITED_NOT}
     result = subprocess.run(
-        [sys.executable, "-m", "bench.busy_process"],
+        [sys.executable, "-m", "bench.steps.busy_process"],
         cwd=_ROOT,
         env={
             **inherited,

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from bench.own_process import OwnProcess
+from bench.jobs.usage import Usage
+from bench.processes.own_process import OwnProcess
 from bench.report import table, write_json
 from bench.sizes import Size, sizes_of
-from bench.usage import Usage
 
 __all__ = ["run"]
 
@@ -64,14 +64,14 @@ def run(
 def _measure(model: str, plan: Sequence[tuple[str, Size, int]], *, fresh: bool) -> Iterator[dict[str, Any]]:
     """The cells of kind, size and rows, one after another, each in a `fresh` process or all in one."""
     for part in ([one] for one in plan) if fresh else [plan]:
-        with OwnProcess("bench.memory_process") as process:
+        with OwnProcess("bench.jobs.memory_process") as process:
             for kind, size, rows in part:
                 yield _cell(process, model, kind, size, rows)
 
 
 def _measure_mixed(model: str, jobs: int) -> dict[str, Any]:
     """Memory after each tenth of so many mixed jobs, in one process."""
-    with OwnProcess("bench.memory_process") as process:
+    with OwnProcess("bench.jobs.memory_process") as process:
         used: list[int] = process.call("draw_mixed", model, jobs, jobs // 10)
     return {"jobs": jobs, "used_bytes": used}
 
@@ -94,7 +94,7 @@ def _cell(
 
 def _fill_card(model: str, sizes: Sequence[Size]) -> list[dict[str, Any]]:
     """What a smaller card takes: every kind of job with the rows expected of it, then as many rows as fit."""
-    with OwnProcess("bench.memory_process") as process:
+    with OwnProcess("bench.jobs.memory_process") as process:
         cells = [
             _cell(process, model, kind, size, rows, _CARD_BYTES)
             for size, rows in zip(sizes, _EXPECTED_ROWS, strict=True)

@@ -18,11 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.serverless.standin import Platform
-
-from bench.callers import Submitter, until_idle, until_quiet
-from bench.contenders import contenders
 from bench.report import spread, table, write_json
+from bench.serving.callers import Submitter, until_idle, until_quiet
+from bench.serving.contenders import contenders
+from bench.standin import Platform
 
 __all__ = ["Load", "measure", "report", "run"]
 

@@ -1,0 +1,1 @@
+"""Measures of whole jobs through the worker alone, and of their parts: time, files, memory."""

@@ -1,0 +1,1 @@
+"""Whatever a bench runs in a process of its own, and how."""
