@@ -26,6 +26,7 @@ BEYOND_THE_SCHEMA = (
     "is another schedule than",
     ", which this worker does not do",
     "is out of range; allowed: a whole number from 0 to 2^63-1 less num_outputs",
+    "n_iter (num_outputs): ",
     "surrogate pair",
 )
 

@@ -586,16 +586,16 @@ class TestAStepThatFailedAndIsTakenAgain:
     ) -> None:
         drawing = replace(ANCESTRAL, image=picture, mask=mask, strength=0.7)
         (undisturbed,) = await engine.draw(drawing)
-        encode = networks.autoencoder.encode
+        encode = networks.autoencoder.encode_in_pieces
         for after in (0, 1):
             fault = Passing(torch.OutOfMemoryError("CUDA out of memory"), after=after)
 
             def once(pixels: torch.Tensor, fault: Passing = fault) -> Any:
-                posterior = encode(pixels)
+                posterior = yield from encode(pixels)
                 fault()
                 return posterior
 
-            monkeypatch.setattr(networks.autoencoder, "encode", once)
+            monkeypatch.setattr(networks.autoencoder, "encode_in_pieces", once)
             assert np.array_equal((await engine.draw(drawing))[0], undisturbed)
             assert fault.left == 0
 
@@ -659,13 +659,13 @@ class TestWaiting:
             loop.call_soon_threadsafe(begun.set)
             happened.append("step")
 
-        encode = networks.autoencoder.encode
+        encode = networks.autoencoder.encode_in_pieces
 
         def noted(pixels: torch.Tensor) -> Any:
             happened.append("encode")
-            return encode(pixels)
+            return (yield from encode(pixels))
 
-        monkeypatch.setattr(networks.autoencoder, "encode", noted)
+        monkeypatch.setattr(networks.autoencoder, "encode_in_pieces", noted)
         long = asyncio.create_task(engine.draw(replace(LONG, guidance=1.0), on_step))
         await begun.wait()
         several = [replace(PLAIN, image=picture, strength=0.5, seeds=(i,)) for i in range(16)]
@@ -675,6 +675,30 @@ class TestWaiting:
         assert len(images) == 16
         assert happened.count("encode") == 16
         assert ("encode", "encode") not in itertools.pairwise(happened)
+        long.cancel()
+        await failure_of(long)
+        engine.close()
+
+    async def test_sixteen_pictures_that_finish_together_are_decoded_one_a_step(
+        self, networks: TamperedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So whoever is being drawn waits for one of them at a time. A share of nothing is one piece of work."""
+        monkeypatch.setattr("sdworker.engine.engine._CHORES_SHARE", 0.0)
+        engine = Engine(networks, max_rows=40)
+        happened: list[str] = []
+        decode = networks.autoencoder.decode
+
+        def noted(latents: torch.Tensor) -> ComingImage:
+            happened.append("decode")
+            return decode(latents)
+
+        monkeypatch.setattr(networks.autoencoder, "decode", noted)
+        long = asyncio.create_task(engine.draw(LONG, lambda *_: happened.append("step")))
+        images = await engine.draw(replace(PLAIN, seeds=tuple(range(16))))
+        assert len(images) == 16
+        assert not long.done()
+        assert happened.count("decode") == 16
+        assert ("decode", "decode") not in itertools.pairwise(happened)
         long.cancel()
         await failure_of(long)
         engine.close()

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["Mark", "Pace", "fetch", "free_bytes", "mark", "send", "time_call"]
+__all__ = ["Lap", "Mark", "Pace", "fetch", "free_bytes", "mark", "send", "time_call"]
 
 
 class Mark(Protocol):
@@ -48,6 +48,29 @@ def mark(device: torch.device) -> Mark:
     event = torch.cuda.Event(blocking=True)
     event.record()
     return event
+
+
+class Lap:
+    """How long the device works at what is done from its making to `end`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        if device.type == "cuda":
+            self._events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            self._events[0].record()
+        self._seconds = -time.perf_counter()
+
+    def end(self) -> None:
+        if self._events is not None:
+            self._events[1].record()
+        self._seconds += time.perf_counter()
+
+    def seconds(self) -> float | None:
+        """None: the device has not got there yet."""
+        if self._events is None:
+            return self._seconds
+        begin, end = self._events
+        return begin.elapsed_time(end) / 1000 if end.query() else None
 
 
 class Pace:

@@ -4,8 +4,10 @@ The engine has one thread, the only one that touches the device. Before each ste
 lives, lets those begin that would have part in the step and fit into memory, `batch.choose` picks generations of
 one shape, one forward runs over all their rows, and each takes its sampler step from its own table. A finished
 generation is decoded and leaves; a cancelled one leaves before the next step; a new one may join at the next step.
-So no job waits for a whole longer one, and each comes out as if it had run alone. The next step is queued on the
-device while it is still at the one before (`device.Pace`), and before it has brought the images of those who left.
+So no job waits for a whole longer one, and each comes out as if it had run alone. Decoding, and what else is done
+for a job beside its steps, is cut into pieces (`chores.py`), and few of them are done between two steps. The next
+step is queued on the device while it is still at the one before (`device.Pace`), and before it has brought the
+images of those who left.
 
 What goes wrong with one drawing fails that drawing. A defect of the loop fails those on board, and it goes on. A
 device that is lost, or a defect that comes again and again, ends the thread: then everything fails that was
@@ -18,18 +20,20 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 
 from sdworker.engine.batch import choose, who_may_begin
+from sdworker.engine.chores import Chore, Chores
 from sdworker.engine.costs import StepCosts
 from sdworker.engine.costs.learner import CostLearner
-from sdworker.engine.device import Pace, free_bytes, mark
+from sdworker.engine.device import Lap, Pace, free_bytes, mark
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.errand import Errand
 from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain, is_fatal
@@ -53,11 +57,18 @@ _STEP_AT_HAND_S = 5.0
 # Of a step's time, how long those that live are kept waiting for others to begin; once it is over, the piece at
 # hand is the last.
 _BEGINNING_SHARE = 0.5
+# Of a step's time, how long those that live are kept waiting for what is done beside steps, likewise.
+_CHORES_SHARE = 0.5
+# So often a chore for which memory does not suffice is begun anew, with less and less.
+_MOST_SHORTAGES = 3
 # Of the memory that is free once the model is loaded, what drawings may hold between their steps. Steps need the
 # rest.
 _MEMORY_SHARE = 1 / 3
 # So many defects of the loop without a drawing that was finished between them: it would go on failing for ever.
 _MOST_DEFECTS = 3
+
+
+_Item: TypeAlias = Generation | Errand[Any] | list[Chore[Any]]
 
 
 class Engine:
@@ -87,11 +98,15 @@ class Engine:
         self._memory_bytes = (
             int(_MEMORY_SHARE * free_bytes(model.device)) if memory_bytes is None else memory_bytes
         )
-        self._inbox: queue.SimpleQueue[Generation | Errand[Any] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._errand: Errand[Any] | None = None  # the one at hand
         self._generations: list[Generation] = []  # unfinished ones, waiting or live, in order of arrival
         self._beginning: tuple[Generation, Iterator[None]] | None = None
         self._leaving: list[Generation] = []
+        self._chores = Chores()
+        self._arriving: list[Chore[Any]] = []  # done, and on their way from the device
+        self._piece_s: dict[Hashable, float] = {}  # by kind of chore, what its last piece took
+        self._laps: deque[tuple[Hashable, Lap]] = deque()
         self._step_s = 0.0  # what the last step was taken to cost
         self._defects = 0
         self._pace = Pace(lambda: mark(model.device))
@@ -191,6 +206,23 @@ class Engine:
             images.exception()  # seen: asyncio need not warn that nobody looked
             raise
 
+    async def do(self, chores: Sequence[Chore[T]]) -> list[T]:
+        """What comes of one job's chores, done on the device between steps. Cancelling is as with `draw`.
+
+        Raises:
+            EngineError: nothing is taken any more.
+            Exception: a chore failed, as it explains itself; the others are given up.
+        """
+        self._submit(list(chores))
+        results = [asyncio.wrap_future(chore.result) for chore in chores]
+        try:
+            return await asyncio.shield(asyncio.gather(*results))
+        except BaseException:
+            for chore in chores:
+                chore.cancelled = True
+            await asyncio.gather(*results, return_exceptions=True)
+            raise
+
     def close(self, *, finish: bool = True) -> bool:
         """Take nothing new, and end the thread.
 
@@ -210,7 +242,7 @@ class Engine:
         self._thread.join(None if finish else _STEP_AT_HAND_S)
         return not self._thread.is_alive()
 
-    def _submit(self, item: Generation | Errand[Any]) -> None:
+    def _submit(self, item: _Item) -> None:
         with self._door:
             self._check_open()
             self._inbox.put(item)
@@ -262,7 +294,7 @@ class Engine:
         """
         while True:
             try:
-                if not self._admit() and not self._generations and not self._leaving:
+                if not self._admit() and not self._is_busy:
                     return
                 if not self._finish:
                     return
@@ -276,6 +308,12 @@ class Engine:
                 log.exception("a defect of the engine fails all that was on board")
                 self._beginning = None
                 self._fail([*self._generations, *self._leaving], error)
+                for chore in [*self._chores.clear(), *self._arriving]:
+                    self._fail_chore(chore, error)
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._generations or self._leaving or self._chores or self._arriving)
 
     def _turn(self) -> None:
         """One step, and what comes before and after it."""
@@ -292,9 +330,10 @@ class Engine:
         if chosen:
             self._age(chosen)
             self._step(chosen)
+        self._let_finished_leave()
+        if self._do_some_chores() or chosen:
             self._pace.step_queued()
-        self._decode_finished()
-        self._deliver(wait=not self._generations)
+        self._deliver(wait=not self._generations and not self._chores)
 
     def _end(self, error: BaseException | None) -> None:
         """The thread ends: fail whatever nobody will do any more, and say so unless it was asked to end."""
@@ -313,16 +352,18 @@ class Engine:
                 self._lost = reason
                 tell = self._on_lost
             self._closed = True
-            left: list[Generation | Errand[Any]] = [*self._generations, *self._leaving]
+            left: list[Generation | Errand[Any] | Chore[Any]] = [*self._generations, *self._leaving]
+            left += [*self._chores.clear(), *self._arriving]
             left += [] if self._errand is None else [self._errand]
             with contextlib.suppress(queue.Empty):
                 while True:
                     item = self._inbox.get_nowait()
-                    left += [] if item is None else [item]
+                    left += [] if item is None else item if isinstance(item, list) else [item]
         for one in left:
             one.fail(reason)
         self._generations.clear()
         self._leaving.clear()
+        self._arriving.clear()
         for function in tell:
             function(self._lost_for_good())
 
@@ -333,7 +374,7 @@ class Engine:
     def _admit(self) -> bool:
         """Take in what was submitted, waiting for it when there is nothing else to do. False: closed."""
         while True:
-            idle = not self._generations and not self._leaving
+            idle = not self._is_busy
             try:
                 item = self._inbox.get(
                     block=idle, timeout=_IDLE_S if idle and self._has_use_for_idle_time() else None
@@ -348,8 +389,10 @@ class Engine:
                 return False
             if isinstance(item, Errand):
                 self._run_errand(item)
-            else:
+            elif isinstance(item, Generation):
                 self._generations.append(item)
+            else:
+                self._chores.add(item)
 
     def _run_errand(self, errand: "Errand[Any]") -> None:
         self._errand = errand
@@ -377,7 +420,10 @@ class Engine:
                 log.warning("what steps cost could not be measured", exc_info=error)
 
     def _drop_cancelled(self) -> None:
-        self._fail([one for one in self._generations if one.cancelled], EngineError("cancelled"))
+        board = [*self._generations, *self._leaving]
+        self._fail([one for one in board if one.cancelled], EngineError("cancelled"))
+        for chore in self._chores.cancelled():
+            self._fail_chore(chore, EngineError("cancelled"))
 
     def _begin_some(self) -> None:
         """Let those begin that would have part in the next step, piece by piece, for a part of a step's time.
@@ -489,41 +535,74 @@ class Engine:
         self.model.free_memory()
         return function()
 
-    def _decode_finished(self) -> None:
-        """Have what is finished decoded; it leaves the live ones, and its images are on their way."""
+    def _let_finished_leave(self) -> None:
+        """What has no step left leaves the live ones; its images are to be decoded."""
         for generation in [one for one in self._generations if one.finished]:
             try:
-                self._decode(generation)
+                self._with_memory(generation.leave)
             except Exception as error:
                 self._fail([generation], error)
                 continue
-            generation.leave()
             self._generations.remove(generation)
             self._leaving.append(generation)
+            self._chores.add(generation.chores)
 
-    def _decode(self, generation: Generation) -> None:
-        """One image at a time: the memory a decode needs grows with the pixels decoded at once."""
-        for latents in generation.outcome().split(1):
-            if generation.cancelled:
-                raise EngineError("cancelled")
-            generation.coming.append(self._with_memory(partial(self.model.autoencoder.decode, latents)))
+    def _do_some_chores(self) -> bool:
+        """Do pieces of what is to be done beside steps, for a part of a step's time; whether there were any.
+
+        Whoever lives or waits to begin would have to wait for all of it. As long as nobody does, one piece, and
+        then it is looked who came.
+        """
+        left_s = _CHORES_SHARE * self._step_s
+        did = False
+        while (chore := self._chores.next()) is not None:
+            left_s -= self._do_piece(chore)
+            did = True
+            if left_s <= 0 or not self._generations:
+                break
+        return did
+
+    def _do_piece(self, chore: Chore[Any]) -> float:
+        """The next piece of a chore; seconds that it takes the device, as far as one knows by now."""
+        lap = Lap(self.model.device)
+        try:
+            if chore.do_piece():
+                self._chores.remove(chore)
+                self._arriving.append(chore)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self.model.free_memory()
+            if chore.begin_anew() > _MOST_SHORTAGES:
+                self._fail_chore(chore, error)
+        except Exception as error:
+            self._fail_chore(chore, error)
+        lap.end()
+        self._laps.append((chore.kind, lap))
+        while self._laps and (seconds := self._laps[0][1].seconds()) is not None:
+            self._piece_s[self._laps.popleft()[0]] = seconds
+        return self._piece_s.get(chore.kind, self._step_s)
 
     def _deliver(self, *, wait: bool) -> None:
-        """Hand over the images that have arrived.
+        """Hand over what has arrived.
 
         Args:
-            wait: for all that are on their way, because there is nothing else to do.
+            wait: for all that is on its way, because there is nothing else to do.
         """
-        for generation in self._leaving.copy():
-            if not wait and not all(image.is_here() for image in generation.coming):
-                break  # they arrive in this order
-            try:
-                generation.images.set_result([image.pixels() for image in generation.coming])
-            except Exception as error:
-                self._fail([generation], error)
+        for chore in self._arriving.copy():
+            assert chore.coming is not None, "it is done"
+            if chore not in self._arriving or (not wait and not chore.coming.is_here()):
                 continue
-            self._leaving.remove(generation)
+            try:
+                result = chore.coming.get()
+            except Exception as error:
+                self._fail_chore(chore, error)
+                continue
+            self._arriving.remove(chore)
+            chore.result.set_result(result)
             self._defects = 0
+        for generation in self._leaving.copy():
+            if all(chore.result.done() for chore in generation.chores):
+                self._leaving.remove(generation)
+                generation.images.set_result([chore.result.result() for chore in generation.chores])
 
     def _fail(self, generations: "Sequence[Generation]", error: Exception) -> None:
         """These cannot be drawn; the others go on.
@@ -539,6 +618,27 @@ class Engine:
             for place in (self._generations, self._leaving):
                 if generation in place:
                     place.remove(generation)
+            for chore in generation.chores:
+                self._forget(chore)
             generation.fail(explain(generation.drawing, error, self.model.dtype))
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             self.model.free_memory()
+
+    def _fail_chore(self, chore: Chore[Any], error: Exception) -> None:
+        """It cannot be done, and with it the drawing whose it is; the others go on.
+
+        Raises:
+            Exception: as `_fail`.
+        """
+        if is_fatal(error):
+            raise error
+        self._forget(chore)
+        owner = next((one for one in self._leaving if chore in one.chores), None)
+        if owner is not None:
+            self._fail([owner], error)
+        chore.fail(error)
+
+    def _forget(self, chore: Chore[Any]) -> None:
+        self._chores.remove(chore)
+        if chore in self._arriving:
+            self._arriving.remove(chore)

@@ -14,14 +14,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import partial
 
 import numpy as np
 import torch
 
+from sdworker.engine.chores import Chore
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.lora import NO_LORAS
-from sdworker.engine.networks.autoencoder import ComingImage
 from sdworker.engine.networks.model import Model
 from sdworker.engine.plan import Plan
 from sdworker.engine.tables import SamplerTables, Table, first_step
@@ -44,7 +45,7 @@ class Status(Enum):
     BEGINNING = auto()
     LIVE = auto()
     LEAVING = auto()
-    """Decoded; its images are on their way from the device."""
+    """Its steps are done; its images are decoded, piece by piece, or on their way from the device."""
 
 
 def table_for(drawing: Drawing, tables: SamplerTables, *, inpaints_natively: bool) -> Table:
@@ -70,7 +71,7 @@ class Generation:
     Attributes:
         status: where it is.
         images: what its caller waits for.
-        coming: its images once it leaves, in the order of its seeds.
+        chores: once it leaves, the decoding of its images, in the order of its seeds.
         cancelled: nobody wants it any more; set by any thread.
         evaluation: UNet evaluations done.
         age, passed_over: seconds of steps since it was submitted, and of those it had no part in.
@@ -97,7 +98,7 @@ class Generation:
         self.plan: Plan = model.plan(drawing, table.evaluations)
         self.status = Status.WAITING
         self.images: Future[list[np.ndarray]] = Future()
-        self.coming: list[ComingImage] = []
+        self.chores: list[Chore[np.ndarray]] = []
         self.cancelled = False
         self.evaluation = 0
         self.age = self.passed_over = 0.0
@@ -218,7 +219,18 @@ class Generation:
         return self._combine(self.table.outcome, self.table.columns)
 
     def leave(self) -> None:
-        """Nothing but its images is needed any more."""
+        """Its steps are done, and nothing but its images is needed any more: `chores` decode them, one at a time,
+        since the memory a decode needs grows with the pixels decoded at once."""
+        autoencoder = self._model.autoencoder
+        kind = "decode", self.drawing.height, self.drawing.width
+        self.chores = [
+            Chore(
+                partial(autoencoder.decode_in_pieces, latents),
+                kind=kind,
+                is_large=autoencoder.is_large(*kind[1:]),
+            )
+            for latents in self.outcome().split(1)
+        ]
         self.status = Status.LEAVING
         self._state = self._told = None
         self._held.release()
@@ -277,7 +289,7 @@ class Generation:
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
         image = None
         if pixels is not None and (table.start_image != 0 or table.blend is not None):
-            image = self._encode_image(pixels, generators)
+            image = yield from self._encode_image(pixels, generators)
             yield
         noise = self._draw_noise(generators)
         start = table.start_noise * noise
@@ -288,7 +300,7 @@ class Generation:
             repainted = torch.from_numpy(drawing.mask >= 128)[None, None]
             mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), model.device)
             # diffusers encodes the masked picture for every UNet, and so advances the generators.
-            masked_image = self._encode_image(pixels * ~repainted, generators)
+            masked_image = yield from self._encode_image(pixels * ~repainted, generators)
             yield
         history = torch.empty((table.columns, *start.shape), device=start.device, dtype=torch.float32)
         history[0] = start
@@ -302,9 +314,11 @@ class Generation:
             history=history,
         )
 
-    def _encode_image(self, pixels: torch.Tensor, generators: "list[torch.Generator]") -> torch.Tensor:
+    def _encode_image(
+        self, pixels: torch.Tensor, generators: "list[torch.Generator]"
+    ) -> Generator[None, None, torch.Tensor]:
         """A picture's latents, [images, 4, h, w], each sampled with its image's own generator."""
-        posterior = self._model.autoencoder.encode(pixels)
+        posterior = yield from self._model.autoencoder.encode_in_pieces(pixels)
         return torch.cat([posterior.sample(generator) for generator in generators])
 
     def _native_mask(self, mask: torch.Tensor | None, masked_image: torch.Tensor | None) -> torch.Tensor:
