@@ -1,6 +1,6 @@
 """One job from start to finish.
 
-    job → request → (pictures in) → engine → encode → delivery → [{image, seed}]
+    job → request → (pictures and add-ons in) → engine → encode → delivery → [{image, seed}]
 
 `Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded in processes of
 their own and encoded in threads, the engine has its own thread, so any number of jobs can be on their way at once.
@@ -10,17 +10,23 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
+from sdworker.assets import AddOns
 from sdworker.delivery import Delivery
+from sdworker.engine.device import free_bytes
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
+from sdworker.engine.lora import LoraShelf
 from sdworker.engine.processor import give_back_memory
 from sdworker.generation_data import parameters_text
+from sdworker.loras import Loras
 from sdworker.pictures import (
     PictureFile,
     PictureLimits,
@@ -38,6 +44,8 @@ __all__ = ["Worker"]
 
 log = logging.getLogger(__name__)
 
+_LORA_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
+
 
 class Worker:
     """Turns jobs into images. Holds no state of any job."""
@@ -45,6 +53,14 @@ class Worker:
     def __init__(self, settings: Settings, engine: Engine, *, model_name: str) -> None:
         self.contract = Contract(settings, engine.model.default_size)
         self.engine = engine
+        self.add_ons = AddOns.from_settings(settings)
+        self._loras = Loras(
+            self.add_ons,
+            LoraShelf(
+                engine.model.adapters.targets,
+                most_bytes=int(_LORA_SHARE * free_bytes(torch.device("cpu"))),
+            ),
+        )
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
         self._model_name = model_name
@@ -100,7 +116,8 @@ class Worker:
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
-        drawing = await self._drawing_of(request)
+        drawing, loras = await asyncio.gather(self._drawing_of(request), self._loras.find(request.loras))
+        drawing = replace(drawing, loras=loras)
         watch.lap("read")
         images = await self.engine.draw(drawing, on_step)
         watch.lap("draw")
