@@ -18,9 +18,7 @@ Times are what the steps cost by `StepCosts`, so the same arrivals give the same
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol, TypeVar
-
-from sdworker.engine.costs import Shape
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Candidate", "Costs", "Newcomer", "choose", "who_may_begin"]
 
@@ -34,10 +32,10 @@ _USUAL = 3.0
 
 
 class Costs(Protocol):
-    """What steps cost; `StepCosts`."""
+    """What steps of a group cost, and how many rows one may have."""
 
-    def seconds(self, rows: int, shape: Shape, /) -> float: ...
-    def limit(self, shape: Shape, /) -> int: ...
+    def seconds(self, rows: int, group: Any, /) -> float: ...
+    def limit(self, group: Any, /) -> int: ...
 
 
 class Candidate(Protocol):
@@ -45,7 +43,7 @@ class Candidate(Protocol):
 
     Attributes:
         rows: rows it brings to a UNet batch.
-        shape: generations of one shape can share a step.
+        group: generations of one group can share a step: of one model and shape.
         text_length: tokens of its texts at the coming step.
         evaluations: steps in all.
         evaluations_left: steps to go.
@@ -53,12 +51,13 @@ class Candidate(Protocol):
         passed_over: seconds of those in which it had no part.
         to_load: add-ons to be brought onto the device first.
         adapter_bytes: memory that a step needs for its rows' LoRAs.
+        most_adapter_bytes: most that a step of its group may need; one alone is taken whatever it needs.
     """
 
     @property
     def rows(self) -> int: ...
     @property
-    def shape(self) -> Shape: ...
+    def group(self) -> Any: ...
     @property
     def text_length(self) -> int: ...
     @property
@@ -73,6 +72,8 @@ class Candidate(Protocol):
     def to_load(self) -> int: ...
     @property
     def adapter_bytes(self) -> int: ...
+    @property
+    def most_adapter_bytes(self) -> int: ...
 
 
 class Newcomer(Candidate, Protocol):
@@ -93,47 +94,39 @@ C = TypeVar("C", bound=Candidate)
 N = TypeVar("N", bound=Newcomer)
 
 
-def choose(
-    waiting: Sequence[C],
-    costs: Costs,
-    among: Sequence[C] | None = None,
-    *,
-    adapter_bytes: float = math.inf,
-) -> list[C]:
-    """The generations of the next step, all of one shape and with texts that can be tiled to one length; the first
+def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None) -> list[C]:
+    """The generations of the next step, all of one group and with texts that can be tiled to one length; the first
     has the best claim.
 
     Args:
         waiting: every unfinished generation, in order of arrival, which decides among equals.
         costs: what steps cost. The first generation is taken even if it alone has more rows than the limit.
         among: those of them that can have part now, in the same order; None: all.
-        adapter_bytes: most memory for the LoRAs of a step's rows. The first generation is taken even if it alone
-            needs more.
     """
     eligible = waiting if among is None else among
     if len(eligible) < 2:
         return list(eligible)
-    crowded = sum(one.rows / costs.limit(one.shape) for one in waiting) > 1
+    crowded = sum(one.rows / costs.limit(one.group) for one in waiting) > 1
     rank = _rank_in_a_crowd if crowded else _rank_with_room
     first, *others = sorted(eligible, key=lambda one: rank(one, costs))
-    limit = costs.limit(first.shape)
+    limit = costs.limit(first.group)
     chosen = [first]
     lengths = {first.text_length}
     rows = similar_rows = first.rows
     gathered = first.adapter_bytes
     for one in others:
         together = rows + one.rows
-        if one.shape != first.shape or together > limit:
+        if one.group != first.group or together > limit:
             continue
-        if one.adapter_bytes and gathered + one.adapter_bytes > adapter_bytes:
+        if one.adapter_bytes and gathered + one.adapter_bytes > first.most_adapter_bytes:
             continue
         if not _can_be_tiled(lengths | {one.text_length}):
             continue
         ratio = _work(first, costs) / _work(one, costs)
         if ratio * _SIMILAR >= 1:
             similar_rows += one.rows
-        elif not crowded and costs.seconds(together, one.shape) > costs.seconds(
-            similar_rows, one.shape
+        elif not crowded and costs.seconds(together, one.group) > costs.seconds(
+            similar_rows, one.group
         ) * _bearable_growth(ratio):
             continue
         chosen.append(one)
@@ -182,12 +175,12 @@ def _rank_with_room(one: Candidate, costs: Costs) -> float:
 
 def _work_left(one: Candidate, costs: Costs) -> float:
     """Each add-on to be loaded counts as a step: those whose add-ons are there go first among equals."""
-    return (one.evaluations_left + one.to_load) * costs.seconds(one.rows, one.shape)
+    return (one.evaluations_left + one.to_load) * costs.seconds(one.rows, one.group)
 
 
 def _work(one: Candidate, costs: Costs) -> float:
     """Seconds that it takes alone."""
-    return one.evaluations * costs.seconds(one.rows, one.shape)
+    return one.evaluations * costs.seconds(one.rows, one.group)
 
 
 def _bearable_growth(ratio: float) -> float:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sdworker.engine.controls.control import Control
 from sdworker.engine.lora import LoraUse
 from sdworker.reading import Reading
 
@@ -23,6 +24,7 @@ class Drawing:
         strength: how much of `image` is given up, 0 < strength ≤ 1.
         reading: how the prompts are read.
         loras: what changes the model for this drawing; all of them add up.
+        controls: ControlNets that lead it.
     """
 
     prompt: str
@@ -38,3 +40,4 @@ class Drawing:
     strength: float = 1.0
     reading: Reading = field(default_factory=Reading)
     loras: tuple[LoraUse, ...] = ()
+    controls: tuple[Control, ...] = ()

@@ -223,10 +223,11 @@ class Request(Part):
         description="What changes the model for this job; those of `<lora:name:0.8>` tags in the prompt come on "
         "top, and all of them add up.",
     )
-    nsfw: bool | None = Field(
-        None,
-        description="Accepted for worker-stable_diffusion_v1's sake; there is no safety checker yet.",
-        json_schema_extra=OUTDATED,
+    nsfw: Annotated[bool, Also("disable_safety_checker")] = Field(
+        False,
+        title="Unchecked",
+        description="True lifts the safety checker, where the deployment allows it (`NSFW_OVERRIDE`); elsewhere "
+        "it does nothing.",
     )
     lora: Annotated[str | None, EmptyIsNull(), Private()] = Field(
         None,
