@@ -20,10 +20,13 @@ import numpy as np
 import torch
 
 from sdworker.engine.chores import Chore
+from sdworker.engine.controls.control import Control
+from sdworker.engine.controls.rows import Lead, RowControls
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.networks.model import Model
 from sdworker.engine.plan import Plan
+from sdworker.engine.roster import Group
 from sdworker.engine.tables import SamplerTables, Table, first_step
 from sdworker.engine.unet_input import Conditioning, UNetInput
 
@@ -75,7 +78,9 @@ class Generation:
         evaluation: UNet evaluations done.
         age, passed_over: seconds of steps since it was submitted, and of those it had no part in.
         rows: rows it brings to a UNet batch.
-        shape: latent height and width; generations of one shape can share a step.
+        model: what it is drawn with.
+        shape: latent height and width.
+        group: the model and the shape; generations of one group can share a step.
         memory_bytes: what it holds on the device from its beginning on.
     """
 
@@ -99,15 +104,16 @@ class Generation:
         self.cancelled = False
         self.evaluation = 0
         self.age = self.passed_over = 0.0
-        self._model = model
+        self.model = model
         self._on_step = on_step
         self._state: _State | None = None
-        self._told: tuple[int, Conditioning] | None = None
+        self._told: tuple[int, tuple[Control, ...], Conditioning] | None = None
         scale = model.autoencoder.pixels_per_latent
         channels = model.autoencoder.latent_channels
         self._latent_shape = (1, channels, drawing.height // scale, drawing.width // scale)
         self.rows = len(drawing.seeds) * self.plan.guidance.rows
         self.shape = self._latent_shape[2], self._latent_shape[3]
+        self.group: Group = model, self.shape
         self.memory_bytes = self._count_memory()
 
     @property
@@ -139,8 +145,9 @@ class Generation:
         """
         self.status = Status.BEGINNING
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.drawing.seeds]
-        conditionings = yield from self._model.condition(self.drawing, self.plan)
-        self._state = yield from self._start(generators, conditionings)
+        conditionings = yield from self.model.condition(self.drawing, self.plan)
+        leads = yield from self._embed_hints()
+        self._state = yield from self._start(generators, conditionings, leads)
         self.status = Status.LIVE
 
     def next_input(self) -> UNetInput:
@@ -153,14 +160,27 @@ class Generation:
     def conditioning_at(self, evaluation: int) -> Conditioning:
         """What the UNet is told beside latents and time at an evaluation: of all rows, `Guidance` says in which
         order."""
-        stage = self.plan.stages[evaluation]
-        if self._told is None or self._told[0] != stage:
+        stage, count = self.plan.stages[evaluation], self.table.evaluations
+        controls = tuple(one for one in self.drawing.controls if one.counts_at(evaluation, count))
+        if self._told is None or self._told[:2] != (stage, controls):
             state = self._begun
             told = state.conditionings[stage].for_images(len(self.drawing.seeds))
             if state.channels is not None:
                 told = replace(told, channels=state.channels.repeat(self.plan.guidance.rows, 1, 1, 1))
-            self._told = stage, told
-        return self._told[1]
+            if controls:
+                told = replace(told, controls=self._led_by(controls))
+            self._told = stage, controls, told
+        return self._told[2]
+
+    def _led_by(self, controls: "Sequence[Control]") -> RowControls:
+        """Which rows they lead: all, or those with a prompt."""
+        unprompted = len(self.drawing.seeds) if self.plan.guidance.guided else 0
+        leads = [
+            (row, self._begun.leads[self.drawing.controls.index(control)])
+            for control in controls
+            for row in range(unprompted if control.only_prompted else 0, self.rows)
+        ]
+        return RowControls(self.rows, tuple(leads))
 
     def take(self, predicted: torch.Tensor) -> None:
         """Put the UNet's answer into the history and go on to the next evaluation: wholly, or not at all.
@@ -206,7 +226,7 @@ class Generation:
     def leave(self) -> None:
         """Its steps are done, and nothing but its images is needed any more: `chores` decode them, one at a time,
         since the memory a decode needs grows with the pixels decoded at once."""
-        autoencoder = self._model.autoencoder
+        autoencoder = self.model.autoencoder
         kind = "decode", self.drawing.height, self.drawing.width
         self.chores = [
             Chore(
@@ -236,7 +256,7 @@ class Generation:
 
     def _draw_noise(self, generators: "list[torch.Generator]") -> torch.Tensor:
         draws = [torch.randn(self._latent_shape, generator=generator) for generator in generators]
-        return send(torch.cat(draws), self._model.device)
+        return send(torch.cat(draws), self.model.device)
 
     @contextlib.contextmanager
     def _as_they_were_if_it_fails(self) -> Iterator[None]:
@@ -260,15 +280,29 @@ class Generation:
         layers = channels * images * self.table.columns
         if self.table.blend is not None:  # the picture, its noise and the mask
             layers += 2 * channels * images + 1
-        if self._model.inpaints_natively:
+        if self.model.inpaints_natively:
             layers += (channels + 1) * images
-        return layers * height * width * _FLOAT_BYTES + self.plan.memory_bytes
+        hints = sum(control.net.hint_channels for control in self.drawing.controls)
+        hint_bytes = hints * height * width * self.model.dtype.itemsize
+        return layers * height * width * _FLOAT_BYTES + hint_bytes + self.plan.memory_bytes
+
+    def _embed_hints(self) -> "Generator[None, None, tuple[Lead, ...]]":
+        """What each of its ControlNets is shown and how much it counts, on the device."""
+        leads = []
+        for control in self.drawing.controls:
+            strengths = send(torch.tensor(control.strengths()), self.model.device)
+            leads.append(Lead(control.net, control.net.embed(control.hint), strengths))
+            yield
+        return tuple(leads)
 
     def _start(
-        self, generators: "list[torch.Generator]", conditionings: "Sequence[Conditioning]"
+        self,
+        generators: "list[torch.Generator]",
+        conditionings: "Sequence[Conditioning]",
+        leads: tuple[Lead, ...],
     ) -> "Generator[None, None, _State]":
         """Draw what diffusers' pipelines draw before their loop, in their order."""
-        drawing, table, model = self.drawing, self.table, self._model
+        drawing, table, model = self.drawing, self.table, self.model
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
         image = None
         if pixels is not None and (table.start_image != 0 or table.blend is not None):
@@ -290,6 +324,7 @@ class Generation:
         return _State(
             generators=generators,
             conditionings=conditionings,
+            leads=leads,
             channels=self._native_mask(mask, masked_image) if model.inpaints_natively else None,
             kept=_Kept(image, noise, mask)
             if table.blend is not None and image is not None and mask is not None
@@ -301,16 +336,16 @@ class Generation:
         self, pixels: torch.Tensor, generators: "list[torch.Generator]"
     ) -> Generator[None, None, torch.Tensor]:
         """A picture's latents, [images, 4, h, w], each sampled with its image's own generator."""
-        posterior = yield from self._model.autoencoder.encode_in_pieces(pixels)
+        posterior = yield from self.model.autoencoder.encode_in_pieces(pixels)
         return torch.cat([posterior.sample(generator) for generator in generators])
 
     def _native_mask(self, mask: torch.Tensor | None, masked_image: torch.Tensor | None) -> torch.Tensor:
         """The five extra channels of an inpainting UNet, [images, 5, h, w]; without a mask all is repainted."""
         images = len(self.drawing.seeds)
         if mask is None or masked_image is None:
-            mask = torch.ones(1, 1, *self.shape, device=self._model.device)
+            mask = torch.ones(1, 1, *self.shape, device=self.model.device)
             blank = torch.zeros(1, 3, self.drawing.height, self.drawing.width)
-            masked_image = self._model.autoencoder.encode(blank).mean.expand(images, -1, -1, -1)
+            masked_image = self.model.autoencoder.encode(blank).mean.expand(images, -1, -1, -1)
         return torch.cat([mask.expand(images, -1, -1, -1), masked_image], dim=1)
 
 
@@ -321,6 +356,7 @@ class _State:
     Attributes:
         generators: one an image.
         conditionings: of one image's rows; the plan says which evaluation has which.
+        leads: of each of the drawing's controls, what leads its rows.
         channels: [images, 5, h, w] of an inpainting UNet, else None.
         kept: where a mask is blended in.
         history: [columns, images, 4, h, w] in float32.
@@ -328,6 +364,7 @@ class _State:
 
     generators: list[torch.Generator]
     conditionings: Sequence[Conditioning]
+    leads: tuple[Lead, ...]
     channels: torch.Tensor | None
     kept: "_Kept | None"
     history: torch.Tensor
