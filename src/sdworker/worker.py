@@ -1,6 +1,6 @@
 """One job from start to finish.
 
-    job → request → (pictures in) → engine → (check) → encode → delivery → [{image, seed}]
+    job → request → (pictures and add-ons in) → engine → (check) → encode → delivery → [{image, seed}]
 
 `Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded in processes of
 their own and encoded in threads, the engine has its own thread, so any number of jobs can be on their way at once.
@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from sdworker.assets import AddOns
 from sdworker.controls import Controls
@@ -25,8 +26,10 @@ from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
+from sdworker.engine.lora import LoraShelf
 from sdworker.engine.processor import give_back_memory
 from sdworker.generation_data import parameters_text
+from sdworker.loras import Loras
 from sdworker.pictures import (
     PictureFile,
     PictureLimits,
@@ -46,6 +49,7 @@ __all__ = ["Worker"]
 log = logging.getLogger(__name__)
 
 _CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, for ControlNets
+_LORA_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
 
 
 class Worker:
@@ -62,6 +66,13 @@ class Worker:
         self.contract = Contract(settings, engine.model.default_size)
         self.engine = engine
         self.add_ons = AddOns.from_settings(settings)
+        self._loras = Loras(
+            self.add_ons,
+            LoraShelf(
+                engine.model.adapters.targets,
+                most_bytes=int(_LORA_SHARE * free_bytes(torch.device("cpu"))),
+            ),
+        )
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
         self._controls = Controls(self.add_ons, _control_nets(settings, engine), self._limits)
@@ -120,7 +131,8 @@ class Worker:
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
-        drawing = await self._drawing_of(request)
+        drawing, loras = await asyncio.gather(self._drawing_of(request), self._loras.find(request.loras))
+        drawing = replace(drawing, loras=loras)
         watch.lap("read")
         size = drawing.width, drawing.height
         async with self._controls.lease(request.controls, size, drawing.image) as controls:
