@@ -46,7 +46,7 @@ class TestDefaults:
             "schedule": "karras",
             "output_format": "png",
             "output_quality": 95,
-            "nsfw": None,
+            "nsfw": False,
             "lora": None,
             "lora_scale": 1.0,
         }
