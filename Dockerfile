@@ -70,6 +70,12 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
 RUN PYTHONPATH=/opt/sdworker /opt/venv/bin/python -c \
     'from pathlib import Path; from sdworker.engine.model_files import check_model_folder as c; c(Path("/opt/model"))'
 
+# LoRAs, embeddings, ControlNets and upscalers that jobs may name: KIND/NAME=SOURCE, with spaces between (docs/addons.md).
+ARG ADDONS=""
+RUN --mount=type=secret,id=hf_token \
+    PYTHONPATH=/opt/sdworker /opt/venv/bin/python -m builder.fetch_addon --token-file /run/secrets/hf_token \
+    --out /opt/addons ${ADDONS}
+
 # ---- what is in it, for those who ask: `docker buildx bake sbom`
 FROM dependencies AS listing
 COPY requirements-tools.lock /build/
@@ -105,6 +111,7 @@ RUN useradd --uid 10001 --create-home worker
 
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=assets /opt/model /opt/model
+COPY --from=assets /opt/addons /opt/addons
 COPY --from=assets /opt/sdworker /opt/sdworker
 WORKDIR /app
 COPY handler.py test_input.json ./

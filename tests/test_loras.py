@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from aiohttp import web
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from sdworker.assets import AddOnError
 from sdworker.errors import UserError
-from sdworker.settings import Settings
+from sdworker.settings import Settings, SettingsError
 from sdworker.startup import build_worker
 from sdworker.worker import Worker
 
@@ -222,3 +223,30 @@ async def test_an_embedding_stands_where_its_name_is(worker: Worker, folder: Pat
 async def test_the_embedded_dot_cube_is_drawn_by_name(worker: Worker) -> None:
     named = await draw(worker, prompt="a dot-cube")
     assert named.tobytes() != (await draw(worker, prompt="a dot-cube", prompt_syntax="plain")).tobytes()
+
+
+async def test_fused_loras_are_in_every_picture_and_jobs_own_come_on_top(model: Path, worker: Worker) -> None:
+    fused = build_worker(Settings(model_dir=model, fused_loras=("pencil:0.5", "pixels")))
+    try:
+        asked = [{"name": "pencil", "scale": 0.5}, {"name": "pixels"}]
+        for own in ([], [{"name": "pencil", "scale": 0.25}]):
+            one, other = await draw(fused, loras=own), await draw(worker, loras=[*asked, *own])
+            apart = np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).max()
+            assert apart <= 1
+    finally:
+        fused.engine.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("pensil", "FUSED_LORAS: pensil: there is no LoRA named 'pensil'; did you mean 'pencil'?"),
+        ("pencil:much", "FUSED_LORAS: 'much' is no scale"),
+        ("pencil:nan", "FUSED_LORAS: 'nan' is out of range"),
+        ("pencil:11", "FUSED_LORAS: '11' is out of range"),
+    ],
+)
+def test_a_fused_lora_that_cannot_be_had_stops_the_start(model: Path, given: str, told: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        build_worker(Settings(model_dir=model, fused_loras=(given,)))
+    assert str(error.value).startswith(told)

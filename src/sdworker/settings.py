@@ -272,6 +272,16 @@ class Settings(BaseSettings):
         "once the model is loaded.",
     )
     max_controls: int = Field(3, ge=0, le=16, description="Most ControlNets of one job.")
+    lora_memory_mb: int | None = Field(
+        None,
+        ge=1,
+        description="Memory, in MB, of LoRAs on the device; the least recently used make room. "
+        "Unset: an eighth of what is free beside the model.",
+    )
+    fused_loras: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="LoRAs of the folders that are merged into the model at start, for all jobs: `ink:0.8,soft`.",
+    )
     addon_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts that jobs may have add-ons fetched from, with commas between: "
@@ -402,6 +412,13 @@ class Settings(BaseSettings):
             return TypeAdapter(bool).validate_python(value)
         except ValidationError:
             return False
+
+    @field_validator("fused_loras", mode="before")
+    @classmethod
+    def _split_loras(cls, loras: object) -> object:
+        if not isinstance(loras, str):
+            return loras
+        return tuple(lora.strip() for lora in loras.split(",") if lora.strip())
 
     @field_validator("addon_hosts", mode="before")
     @classmethod

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 
 from sdworker import nvidia
+from sdworker.assets import AddOns, Kind
 from sdworker.engine.engine import Engine
+from sdworker.engine.lora import LoraUse, read_lora
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import why_not
 from sdworker.engine.networks.families import load_model
@@ -20,6 +22,7 @@ from sdworker.engine.networks.preparation import Means
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
 from sdworker.engine.safety import SafetyChecker, has_checker
 from sdworker.engine.tables import SamplerTables, TableError
+from sdworker.errors import UserError
 from sdworker.model_place import model_folder
 from sdworker.safety import SafetyGuard
 from sdworker.settings import Attention, Device, Precision, Safety, Settings, SettingsError
@@ -30,6 +33,7 @@ __all__ = ["build_worker", "find_model"]
 log = logging.getLogger(__name__)
 
 _NETWORK_VOLUME = Path("/runpod-volume")
+_LARGEST_SCALE = 10.0  # of a fused LoRA
 _SMALLEST = (8, 8)  # latents; every level of a UNet halves them
 _DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 
@@ -56,6 +60,7 @@ def build_worker(settings: Settings) -> Worker:
         Loading(
             device=device,
             dtype=dtype,
+            lora_bytes=None if settings.lora_memory_mb is None else settings.lora_memory_mb * 2**20,
             xformers=settings.attention is Attention.XFORMERS,
             channels_last=settings.channels_last,
             means=Means(
@@ -64,6 +69,7 @@ def build_worker(settings: Settings) -> Worker:
                 fp16_accumulation=settings.fp16_accumulation,
             ),
         ),
+        settings,
     )
     _check_samplers(settings, model, folder)
     guard = _make_guard(settings, folder, device, dtype)
@@ -83,14 +89,39 @@ def build_worker(settings: Settings) -> Worker:
         raise
 
 
-def _load(folder: Path, loading: Loading) -> Model:
+@torch.inference_mode()
+def _fuse_loras(settings: Settings, model: Model) -> None:
+    """Merge the deployment's LoRAs into the model.
+
+    Raises:
+        SettingsError: one is not there, does not fit the model, or its scale is no number.
+    """
+    for item in settings.fused_loras:
+        name, colon, number = item.rpartition(":")
+        try:
+            scale = float(number) if colon else 1.0
+            path = AddOns.from_settings(settings).find_here(Kind.LORA, name if colon else item)
+            weights = read_lora(path, model.adapters.targets)
+        except ValueError:
+            raise SettingsError(f"FUSED_LORAS: {number!r} is no scale; write NAME:SCALE") from None
+        except UserError as error:
+            raise SettingsError(f"FUSED_LORAS: {name or item}: {error}") from error
+        if not abs(scale) <= _LARGEST_SCALE:
+            raise SettingsError(f"FUSED_LORAS: {number!r} is out of range; allowed: -10 to 10")
+        model.adapters.fuse(LoraUse(path, weights, scale, scale))
+        log.info("merged LoRA %s at %g", name or item, scale)
+
+
+def _load(folder: Path, loading: Loading, settings: Settings) -> Model:
     """The model, after it has shown that it draws.
 
     Raises:
         ModelError: it cannot be loaded, or does not draw.
+        SettingsError: a LoRA cannot be merged into it.
     """
     try:
         model = load_model(folder, loading)
+        _fuse_loras(settings, model)  # before any text is encoded, and kept
         _try_out(model, folder)
     except (MemoryError, torch.OutOfMemoryError):
         raise ModelError(

@@ -89,6 +89,8 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "MAX_LORAS": [("0", 0), ("64", 64)],
     "CONTROLNET_MEMORY_MB": [("1", 1), ("4096", 4096)],
     "MAX_CONTROLS": [("0", 0), ("16", 16)],
+    "LORA_MEMORY_MB": [("1", 1)],
+    "FUSED_LORAS": [("ink:0.8, soft", ("ink:0.8", "soft"))],
     "ADDON_HOSTS": [
         ("huggingface.co", ("huggingface.co",)),
         (" HuggingFace.co. , civitai.com,", ("huggingface.co", "civitai.com")),
@@ -163,6 +165,7 @@ REFUSED: dict[str, list[str]] = {
     "MAX_LORAS": ["-1", "65", "some"],
     "CONTROLNET_MEMORY_MB": ["0", "0.5", "much"],
     "MAX_CONTROLS": ["-1", "17", "some"],
+    "LORA_MEMORY_MB": ["0", "1.5"],
     "ADDON_HOSTS": ["https://huggingface.co", "huggingface.co/owner", "a b", "*"],
     "ADDON_CACHE_GB": ["0", "nan"],
     "ADDON_MAX_MB": ["0", "inf"],

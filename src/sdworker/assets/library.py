@@ -84,6 +84,18 @@ class AddOns:
         """The same of every kind, by its folder's name."""
         return {kind.folder: self.names(kind) for kind in Kind}
 
+    def find_here(self, kind: Kind, name: str) -> Path:
+        """The one of the folders; looks at the disk.
+
+        Raises:
+            AddOnError: there is none.
+        """
+        folders = self._folders[kind]
+        found = folders.find(name)
+        if found is None:
+            raise folders.unknown(name, kind.word)
+        return found
+
     async def find(self, kind: Kind, name: str, *, sha256: str | None = None) -> Path:
         """The file, or for some kinds the folder, that a job's name means; fetched where it is a remote one.
 

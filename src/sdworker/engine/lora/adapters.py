@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from sdworker.engine.lora.low_rank import LowRank, Target
+from sdworker.engine.lora.low_rank import LowRank, Target, merge
 from sdworker.engine.lora.reader import LoraWeights
 from sdworker.engine.lora.rows import RowAdapters, Use
 from sdworker.engine.lora.slots import AdapterSlots, Slot
@@ -133,6 +133,12 @@ class Adapters:
         """Inside, the UNet's forwards have these (`AdapterSlots.using`)."""
         with self._slots[UNET].using(rows, gather_anew=gather_anew):
             yield
+
+    def fuse(self, lora: LoraUse) -> None:
+        """Add one to the networks' weights for good, before anything is drawn."""
+        for part, slots in self._slots.items():
+            if weights := lora.weights.parts.get(part):
+                merge(slots.network, weights, lora.strength(part))
 
     def forget_unused(self) -> None:
         """Give back the memory of all that nobody uses."""

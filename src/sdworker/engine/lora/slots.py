@@ -59,6 +59,7 @@ class AdapterSlots:
     LoRAs that nobody uses stay until their memory is needed; the one that was used least recently goes first.
 
     Attributes:
+        network: what they belong to.
         targets: the network's layers that a LoRA may change.
         budget_bytes: most memory of all LoRAs together, as they lie here (padded).
         version: counts how often the slots' tensors became others.
@@ -77,7 +78,7 @@ class AdapterSlots:
         self._held: OrderedDict[Hashable, _Held] = OrderedDict()
         self._free: dict[int, list[int]] = {}
         self._layers: dict[str, _Layer] = {}
-        self._network = network
+        self.network = network
         self._gathered: _Gathered | None = None
 
     @property
@@ -224,7 +225,7 @@ class AdapterSlots:
         layer = self._layers.get(name)
         if layer is None:
             layer = _Layer(
-                self._network.get_submodule(name), self.targets[name], self._device, self._dtype, self._moved
+                self.network.get_submodule(name), self.targets[name], self._device, self._dtype, self._moved
             )
             self._layers[name] = layer
         return layer
