@@ -4,6 +4,7 @@
     problems     pydantic's findings                             → lines with the full path
     peers        what jobs of other workers bring along          → fields, or nothing, or a refusal
     checks       what only shows when fields are seen together
+    models       which models there are
     sizes        the size of the images
     schema       the JSON Schema; the documentation's table and the playground's form come from it
     contract     all of it, for one deployment
@@ -14,6 +15,7 @@ The files but `declaration`, `peers`, `checks` and `contract` know no field by n
 
 from sdworker.request.contract import Contract
 from sdworker.request.declaration import Request, aliases_of
+from sdworker.request.models import ServedModel
 from sdworker.request.problems import InputError
 
-__all__ = ["Contract", "InputError", "Request", "aliases_of"]
+__all__ = ["Contract", "InputError", "Request", "ServedModel", "aliases_of"]

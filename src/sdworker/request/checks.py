@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sdworker.request.declaration import LARGEST_SEED, Request
 from sdworker.request.marks import AtMost, marked
+from sdworker.request.models import ServedModels
 from sdworker.request.names import Named
 from sdworker.request.problems import allowed
 from sdworker.request.sizes import Sizes
@@ -32,6 +33,7 @@ class Seen:
     wrong: set[str]
     settings: Settings
     sizes: Sizes
+    models: ServedModels
 
     def given(self, field: str) -> bool:
         return field in self.named.values
@@ -94,6 +96,12 @@ def _last_seed(seen: Seen) -> Iterator[str]:
         )
 
 
+def _model(seen: Seen) -> Iterator[str]:
+    name = seen.request.model
+    if name is not None and "model" not in seen.wrong and seen.models.find(name) is None:
+        yield seen.models.problem(seen.named.label("model"), name)
+
+
 def _mask(seen: Seen) -> Iterator[str]:
     if seen.given("mask") and not seen.given("init_image"):
         yield f"{seen.named.label('mask')}: needs an init_image to repaint"
@@ -124,4 +132,4 @@ def _area(seen: Seen) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Callable[[Seen], Iterator[str]], ...] = (_limits, _last_seed, _lora, _mask, _sampler, _area)
+CHECKS: tuple[Callable[[Seen], Iterator[str]], ...] = (_model, _limits, _last_seed, _lora, _mask, _sampler, _area)
