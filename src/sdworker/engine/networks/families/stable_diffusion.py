@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from sdworker.engine.controls.rows import unet_arguments
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.model_config import ModelError
 from sdworker.engine.model_files import ModelFolder
@@ -145,6 +146,7 @@ class StableDiffusion(Model):
             encoder_hidden_states=told.text,
             timestep_cond=told.added.get("timestep_cond"),
             return_dict=False,
+            **unet_arguments(told),
         )[0]
         return output
 
