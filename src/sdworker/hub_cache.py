@@ -1,4 +1,4 @@
-"""Models in a hub's cache on this machine: the platform's cached models, and what the hub's own client has fetched.
+"""Models in a hub's cache on this machine: the platform's cached models, and what the hub's client has fetched.
 
     <cache>/models--owner--name/refs/main            the commit that `main` was
     <cache>/models--owner--name/snapshots/<commit>/  its files, links into `blobs/`

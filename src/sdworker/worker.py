@@ -19,6 +19,7 @@ from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
+from sdworker.engine.pool import ModelPool
 from sdworker.engine.processor import give_back_memory
 from sdworker.generation_data import parameters_text
 from sdworker.pictures import (
@@ -42,12 +43,16 @@ log = logging.getLogger(__name__)
 class Worker:
     """Turns jobs into images. Holds no state of any job."""
 
-    def __init__(self, settings: Settings, engine: Engine, *, model_name: str) -> None:
-        self.contract = Contract(settings, engine.model.default_size)
+    def __init__(self, settings: Settings, engine: Engine, models: ModelPool, contract: Contract) -> None:
+        """
+        Args:
+            models: those the engine draws with, by the names that the contract knows.
+        """
+        self.contract = contract
         self.engine = engine
+        self.models = models
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
-        self._model_name = model_name
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
         self._most_tokens = settings.max_prompt_tokens
@@ -102,7 +107,9 @@ class Worker:
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
         drawing = await self._drawing_of(request)
         watch.lap("read")
-        images = await self.engine.draw(drawing, on_step)
+        async with self.models.use(request.model) as model:
+            watch.lap("load")
+            images = await self.engine.draw(drawing, on_step, model=model)
         watch.lap("draw")
         files = await self._encode(request, drawing, images)
         watch.lap("encode")
@@ -167,7 +174,7 @@ class Worker:
                     pixels,
                     format=request.output_format,
                     quality=request.output_quality,
-                    parameters=parameters_text(request, seed=seed, size=size, model=self._model_name),
+                    parameters=parameters_text(request, seed=seed, size=size, model=request.model or ""),
                 )
                 for pixels, seed in zip(images, drawing.seeds, strict=True)
             )

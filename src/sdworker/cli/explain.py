@@ -43,18 +43,20 @@ def _explain(given: dict[str, Any]) -> list[str]:
         InputError, PromptError, SettingsError: with a message for the user.
         OSError, ValueError, KeyError: the model's files cannot be read.
     """
+    from sdworker.catalogue import list_models
     from sdworker.engine.text.explain import explain_prompt
     from sdworker.engine.text.prompt import plan_negative_prompt, plan_prompt
     from sdworker.engine.text.tokens import load_tokenizer
-    from sdworker.model_place import model_folder, own_size
     from sdworker.reading import reading_of
     from sdworker.request import Contract
     from sdworker.samplers import PAIRS
     from sdworker.settings import load_settings
 
     settings = load_settings()
-    folder = model_folder(settings.model_dir)
-    request = Contract(settings, own_size(folder)).parse(given)
+    listed = {one.served.name: one for one in list_models(settings)}
+    served = tuple(one.served for one in listed.values())
+    request = Contract(settings, served[0].size, served).parse(given)
+    folder = listed[request.model or served[0].name].checked.path
     config = json.loads((folder / "text_encoder" / "config.json").read_text("utf-8"))
     tokenizer = load_tokenizer(folder / "tokenizer", config.get("max_position_embeddings", 77))
     reading = reading_of(request, most_tokens=settings.max_prompt_tokens)

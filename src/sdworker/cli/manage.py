@@ -121,14 +121,12 @@ def _purge(client: Client, arguments: argparse.Namespace) -> None:
 
 def _schema(arguments: argparse.Namespace) -> int:
     # Imported here: it reads the settings and the model's configuration.
+    from sdworker.catalogue import contract_of
     from sdworker.errors import DeploymentError
-    from sdworker.model_place import model_folder, own_size
-    from sdworker.request import Contract
     from sdworker.settings import load_settings
 
     try:
-        settings = load_settings()
-        schema = Contract(settings, own_size(model_folder(settings.model_dir))).schema()
+        schema = contract_of(load_settings()).schema()
     except (DeploymentError, OSError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1

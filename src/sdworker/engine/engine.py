@@ -80,6 +80,7 @@ class Engine:
         max_rows: int | None = None,
         threads: int | None = None,
         memory_bytes: int | None = None,
+        reserved_bytes: int = 0,
     ) -> None:
         """
         Args:
@@ -89,15 +90,16 @@ class Engine:
                 number.
             memory_bytes: what drawings under way may hold on the device beside the model and between steps.
                 None: a third of what is free now.
+            reserved_bytes: of what is free now, what other models will take.
         """
         self._roster = Roster(max_rows=max_rows)
         self._learner = self._roster.add(model).learner
         self._default_shape = model.default_shape
         self._device = model.device
         self._threads = threads
-        self._memory_bytes = (
-            int(_MEMORY_SHARE * free_bytes(model.device)) if memory_bytes is None else memory_bytes
-        )
+        if memory_bytes is None:
+            memory_bytes = int(_MEMORY_SHARE * max(0, free_bytes(model.device) - reserved_bytes))
+        self._memory_bytes = memory_bytes
         self._inbox: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._errand: Errand[Any] | None = None  # the one at hand
         self._generations: list[Generation] = []  # unfinished ones, waiting or live, in order of arrival

@@ -3,10 +3,11 @@
 Whoever draws holds a model while it does (`use`). A model that is not loaded is brought in by a thread of its own,
 while others are drawn with; where memory lacks, those that nobody holds make room, the one that was used longest
 ago first. Nobody waits for ever: behind one who waits for room, no new hold of a model that is there is given out
-once that has lasted for several times what a load takes. So two models of which one fits take turns, and most of the
-time is spent drawing.
+once that has lasted for several times what a load takes. So two models of which one fits take turns, and most of
+the time is spent drawing.
 """
 
+import asyncio
 import contextlib
 import logging
 import threading
@@ -15,19 +16,19 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.model_config import ModelError
 from sdworker.engine.networks.model import Model
 from sdworker.engine.processor import use_cores
-from sdworker.waiting import done_or_cancelled
 
 __all__ = ["ModelPool", "Pooled"]
 
 log = logging.getLogger(__name__)
 
-# So many times what its load takes may those who draw go on before they let another model in; and so long at least.
+# So many times what its load takes may those who draw go on before they let a model in; and so long at least.
 _PATIENCE_LOADS = 4.0
 _PATIENCE_S = 2.0
 
@@ -123,9 +124,11 @@ class ModelPool:
             self._waiting.append(waiting)
             self._move()
         try:
-            model = await done_or_cancelled(waiting.held)
+            model = await asyncio.wrap_future(waiting.held)
         except BaseException:
-            if not waiting.held.cancel() and waiting.held.exception() is None:
+            with self._lock:
+                was_given = not waiting.held.cancel() and waiting.held.exception() is None
+            if was_given:
                 self._give_back(place)
             raise
         try:
@@ -150,9 +153,8 @@ class ModelPool:
         left: deque[_Waiting] = deque()
         asked, self._waiting = self._waiting, left
         held_up = False
-        self._lacks_room = self._lacks_room if any(
-            self._lacks_room and one.place is self._lacks_room[0] for one in asked
-        ) else None  # fmt: skip
+        if self._lacks_room is not None and all(one.place is not self._lacks_room[0] for one in asked):
+            self._lacks_room = None
         for one in asked:
             if one.held.cancelled():
                 continue
@@ -214,8 +216,8 @@ class ModelPool:
 
     def _too_large(self, place: _Place) -> str:
         return (
-            f"model: {place.pooled.name} takes {place.pooled.weights_bytes / 1e9:.2g} GB of memory, and this worker "
-            f"has {(self._budget or 0) / 1e9:.2g} GB for models (MODEL_MEMORY_GB)"
+            f"model: {place.pooled.name} takes {place.pooled.weights_bytes / 1e9:.2g} GB of memory, and this "
+            f"worker has {(self._budget or 0) / 1e9:.2g} GB for models (MODEL_MEMORY_GB)"
         )
 
     def _fail(self, place: _Place, error: Exception) -> None:
@@ -235,20 +237,24 @@ class ModelPool:
         began = time.perf_counter()
         try:
             for one in leaving:
-                self._engine.call(lambda one=one: self._engine.remove(one)).result()  # type: ignore[misc]
+                self._engine.call(partial(self._engine.remove, one)).result()
             leaving.clear()
             model = place.pooled.load()
-            self._engine.call(lambda: self._take_in(place, model)).result()  # type: ignore[arg-type]
+            self._engine.call(partial(self._take_in, place, model)).result()
             log.info("loaded %s in %.2f s", name, time.perf_counter() - began)
         except ModelError as problem:
             log.error("%s cannot be loaded: %s", name, problem)
-            error = EngineError(f"model: {name} cannot be loaded at the moment; the worker's log has the cause")
+            error = EngineError(
+                f"model: {name} cannot be loaded at the moment; the worker's log has the cause"
+            )
             error.__cause__ = problem
         except EngineError as problem:
             error = problem
         except Exception as problem:
             log.exception("%s cannot be loaded", name)
-            error = EngineError(f"model: {name} cannot be loaded at the moment; the worker's log has the cause")
+            error = EngineError(
+                f"model: {name} cannot be loaded at the moment; the worker's log has the cause"
+            )
             error.__cause__ = problem
         with self._lock:
             place.is_coming = False

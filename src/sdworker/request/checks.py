@@ -132,4 +132,12 @@ def _area(seen: Seen) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Callable[[Seen], Iterator[str]], ...] = (_model, _limits, _last_seed, _lora, _mask, _sampler, _area)
+CHECKS: tuple[Callable[[Seen], Iterator[str]], ...] = (
+    _model,
+    _limits,
+    _last_seed,
+    _lora,
+    _mask,
+    _sampler,
+    _area,
+)

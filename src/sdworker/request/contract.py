@@ -71,7 +71,7 @@ class Contract:
         found, unknown = entries(Request, left)
         named = Named.read(Request, [*found, *said])
         model = self._model(named)
-        request, wrong, problems = check_fields(Request, named, self._defaults(model), Request.STAND_INS)
+        request, wrong, problems = check_fields(Request, named, self.defaults_of(model), Request.STAND_INS)
         seen = Seen(request, named, wrong, self.settings, Sizes(self.settings, model.size), self.served)
         together = [problem for check in CHECKS for problem in check(seen)]
         problems = [*unknown, *named.problems, *problems, *foreign, *together]
@@ -87,7 +87,7 @@ class Contract:
         """
         schema = schema_of(Request)
         properties = schema["properties"]
-        for field, default in self._defaults(self.served.first).items():
+        for field, default in self.defaults_of(self.served.first).items():
             properties[field]["default"] = default
         if names := self.served.names:
             properties["model"] |= {"enum": [*names, None], "default": names[0]}
@@ -126,7 +126,7 @@ class Contract:
         name = named.values.get("model")
         return (self.served.find(name) if isinstance(name, str) else None) or self.served.first
 
-    def _defaults(self, model: ServedModel) -> dict[str, Any]:
+    def defaults_of(self, model: ServedModel) -> dict[str, Any]:
         """Of this deployment, where it sets its own, else of the model, else of the settings."""
         return {
             field: model.defaults[field]
