@@ -51,6 +51,8 @@ ARG MODEL_ID=stable-diffusion-v1-5/stable-diffusion-v1-5
 ARG MODEL_REVISION=""
 # For a single file: the model whose configuration and tokenizer it shares. Empty: the default model's.
 ARG MODEL_CONFIG_FROM=""
+# Not empty: keep the model's safety checker (docs/safety.md).
+ARG MODEL_SAFETY=""
 
 WORKDIR /build
 COPY models models
@@ -58,7 +60,7 @@ COPY builder/*.py builder/
 COPY src/sdworker/__init__.py src/sdworker/model_layout.py src/sdworker/
 RUN --mount=type=secret,id=hf_token \
     PYTHONPATH=src /opt/venv/bin/python -m builder.fetch_model "${MODEL_ID}" --revision "${MODEL_REVISION}" \
-    --config-from "${MODEL_CONFIG_FROM}" --token-file /run/secrets/hf_token --out /opt/model
+    --config-from "${MODEL_CONFIG_FROM}" ${MODEL_SAFETY:+--safety} --token-file /run/secrets/hf_token --out /opt/model
 
 COPY pyproject.toml README.md ./
 COPY src src

@@ -11,13 +11,14 @@ from builder.weights import link_or_copy, to_half
 __all__ = ["assemble", "read_json"]
 
 
-def assemble(source: Path, target: Path, *, link: bool) -> list[str]:
+def assemble(source: Path, target: Path, *, link: bool, with_safety: bool = False) -> list[str]:
     """Build the target from what is needed of the source.
 
     Args:
         source: A model in diffusers' layout. It is only read.
         target: The folder to make.
         link: Whether files may be shared with the source by hard links, because it is ours and goes away.
+        with_safety: Whether its safety checker is kept.
 
     Returns:
         The weights files that were converted or joined.
@@ -30,7 +31,7 @@ def assemble(source: Path, target: Path, *, link: bool) -> list[str]:
         raise FetchError(f"{source.name} is not a model in diffusers' layout: it has no {INDEX}")
     index = read_json(source / INDEX)
     names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
-    plan = plan_files(index, names)
+    plan = plan_files(index, names, with_safety=with_safety)
     channels = _check_unet(read_json(source / "unet" / "config.json"))
 
     target.mkdir(parents=True)
@@ -41,7 +42,8 @@ def assemble(source: Path, target: Path, *, link: bool) -> list[str]:
         for name, parts in plan.weights.items()
         if to_half([source / part for part in parts], target / name, link=link)
     ]
-    (target / INDEX).write_text(json.dumps(clean_index(index, unet_channels=channels), indent=2) + "\n")
+    cleaned = clean_index(index, unet_channels=channels, with_safety=with_safety)
+    (target / INDEX).write_text(json.dumps(cleaned, indent=2) + "\n")
     return converted
 
 

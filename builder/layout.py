@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import FetchError
-from sdworker.model_layout import INDEX, STABLE_DIFFUSION, layout_of
+from sdworker.model_layout import INDEX, SAFETY, STABLE_DIFFUSION, layout_of
 
 __all__ = ["COMPONENTS", "INDEX", "Plan", "clean_index", "plan_files"]
 
@@ -34,13 +34,16 @@ class Plan:
         return [INDEX, *self.copies, *(name for names in self.weights.values() for name in names)]
 
 
-def plan_files(index: Mapping[str, Any], names: Collection[str], *, with_weights: bool = True) -> Plan:
+def plan_files(
+    index: Mapping[str, Any], names: Collection[str], *, with_weights: bool = True, with_safety: bool = False
+) -> Plan:
     """The files of a repository that make a clean model folder.
 
     Args:
         index: The repository's `model_index.json`.
         names: All its file names, relative and with slashes.
         with_weights: False plans the configuration and the tokenizer only.
+        with_safety: The safety checker and its image processor are wanted too.
 
     Raises:
         FetchError: if it is not a pipeline the worker can run, lacks a file, or has pickled weights only.
@@ -49,8 +52,10 @@ def plan_files(index: Mapping[str, Any], names: Collection[str], *, with_weights
     have = set(names)
     copies = [name for name in _LICENCES if name in have]
     weights: dict[str, tuple[str, ...]] = {}
-    for folder, component in COMPONENTS.items():
+    for folder, component in {**COMPONENTS, **(SAFETY if with_safety else {})}.items():
         found = [f"{folder}/{name}" for name in component.configs if f"{folder}/{name}" in have]
+        if folder in SAFETY and not found:
+            raise FetchError(f"it has no safety checker to keep: {folder}/{component.configs[0]} is missing")
         _check_configs(folder, found)
         copies += found
         if with_weights and component.weights:
@@ -59,15 +64,15 @@ def plan_files(index: Mapping[str, Any], names: Collection[str], *, with_weights
     return Plan(tuple(copies), weights)
 
 
-def clean_index(index: Mapping[str, Any], *, unet_channels: int) -> dict[str, Any]:
+def clean_index(index: Mapping[str, Any], *, unet_channels: int, with_safety: bool = False) -> dict[str, Any]:
     """A `model_index.json` that names the kept components only, and the pipeline that fits the UNet."""
     inpainting = unet_channels == 9
+    safety = {folder: index[folder] if with_safety else [None, None] for folder in SAFETY}
     return {
         "_class_name": "StableDiffusionInpaintPipeline" if inpainting else "StableDiffusionPipeline",
         **({"_diffusers_version": index["_diffusers_version"]} if "_diffusers_version" in index else {}),
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
+        "requires_safety_checker": with_safety,
+        **safety,
         **{folder: index[folder] for folder in COMPONENTS},
     }
 
@@ -97,7 +102,7 @@ def _check_configs(folder: str, found: list[str]) -> None:
         wanted = "tokenizer/vocab.json and tokenizer/merges.txt"
     else:
         complete = bool(found)
-        wanted = f"{folder}/{COMPONENTS[folder].configs[0]}"
+        wanted = f"{folder}/{(COMPONENTS.get(folder) or SAFETY[folder]).configs[0]}"
     if not complete:
         raise FetchError(f"{wanted} is missing")
 

@@ -25,6 +25,7 @@ __all__ = [
     "Device",
     "Precision",
     "Resize",
+    "Safety",
     "Settings",
     "SettingsError",
     "load_settings",
@@ -69,6 +70,15 @@ class Attention(_Choice):
 
     SDPA = "sdpa"
     XFORMERS = "xformers"
+
+
+class Safety(_Choice):
+    """What becomes of a picture that the safety checker flags; `off`: none is judged."""
+
+    OFF = "off"
+    FLAG = "flag"
+    BLUR = "blur"
+    BLACK = "black"
 
 
 class BucketFallback(_Choice):
@@ -234,6 +244,20 @@ class Settings(BaseSettings):
         "SDK idles a second after each job at 1).",
     )
 
+    # What may be shown.
+    safety: Safety | None = Field(
+        None,
+        description="What becomes of a picture that the safety checker flags: `flag` says so beside it, `blur` "
+        "and `black` change it too; `off` has none judged. "
+        "Unset: `flag` where there is a checker, `off` where there is none (docs/safety.md).",
+    )
+    safety_checker: Path | None = Field(
+        None,
+        description="Folder of the safety checker and its image processor. Unset: the model's own, where the "
+        "builder was told to keep it.",
+    )
+    nsfw_override: bool = Field(False, description="Lets a job's `nsfw: true` lift the safety checker.")
+
     # Pictures in.
     max_image_mb: float = Field(20, gt=0, description="Largest input picture, in MB, as it is sent.")
     max_image_megapixels: float = Field(
@@ -363,6 +387,11 @@ class Settings(BaseSettings):
     warm_up: bool = Field(
         True,
         description="Draw one small image before taking jobs, and measure what steps cost when there are none.",
+    )
+    fewer_threads: bool = Field(
+        True,
+        description="On a CPU, take steps with fewer threads while other programs make that quicker "
+        "(docs/tuning.md).",
     )
     keep_memory: bool = Field(
         True,

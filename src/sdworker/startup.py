@@ -23,9 +23,11 @@ from sdworker.engine.networks.preparation import Means
 from sdworker.engine.networks.sharing import SharedWeights
 from sdworker.engine.pool import ModelPool, Pooled
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
+from sdworker.engine.safety import SafetyChecker, has_checker
 from sdworker.engine.tables import SamplerTables, TableError
 from sdworker.request import Contract
-from sdworker.settings import Attention, Device, Precision, Settings, SettingsError
+from sdworker.safety import SafetyGuard
+from sdworker.settings import Attention, Device, Precision, Safety, Settings, SettingsError
 from sdworker.worker import Worker
 
 __all__ = ["build_worker"]
@@ -75,17 +77,19 @@ def build_worker(settings: Settings) -> Worker:
     model = _load(listed[0].checked, loading)
     _try_out(model, folder)
     _check_samplers(contract.defaults_of(contract.served.first), model, folder)
+    guard = _make_guard(settings, folder, device, dtype)
     log.info("loaded in %.2f s", time.perf_counter() - began)
     memory_mb = settings.drawing_memory_mb
     engine = Engine(
         model,
         max_rows=settings.max_rows,
         threads=threads,
+        fewer_threads=settings.fewer_threads,
         memory_bytes=None if memory_mb is None else memory_mb * 2**20,
         reserved_bytes=_still_to_come(budget_bytes, listed, dtype),
     )
     pool = ModelPool(engine, [_pooled(one, loading) for one in listed], budget_bytes=budget_bytes)
-    return Worker(settings, engine, pool, contract)
+    return Worker(settings, engine, pool, contract, guard=guard)
 
 
 def _load(checked: ModelFolder, loading: Loading) -> Model:
@@ -180,6 +184,32 @@ def _try_out(model: Model, folder: Path) -> None:
     for part, result in zip(("text_encoder", "unet"), results, strict=True):
         if not bool(result.isfinite().all()):
             raise ModelError(f"{shown(folder / part)} gives numbers that are not finite in {model.dtype}")
+
+
+def _make_guard(
+    settings: Settings, model: Path, device: torch.device, dtype: torch.dtype
+) -> SafetyGuard | None:
+    """The safety checker, where there is one and it is wanted; it has judged a grey picture.
+
+    Raises:
+        ModelError: it is broken.
+        SettingsError: it is wanted, and there is none.
+    """
+    place = settings.safety_checker or (model if has_checker(model) else None)
+    mode = settings.safety or (Safety.OFF if place is None else Safety.FLAG)
+    if mode is Safety.OFF:
+        return None
+    if place is None:
+        raise SettingsError(
+            f"SAFETY: is {mode}, but the model has no safety checker; fetch it with --safety, or set "
+            "SAFETY_CHECKER"
+        )
+    try:
+        checker = SafetyChecker.load(place, device=device, dtype=dtype)
+        checker.try_out()
+    except (MemoryError, torch.OutOfMemoryError):
+        raise ModelError(f"{shown(place)} does not fit into the {device.type} device's memory") from None
+    return SafetyGuard(checker, mode, settings)
 
 
 def _check_samplers(defaults: Mapping[str, Any], model: Model, folder: Path) -> None:

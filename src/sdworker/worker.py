@@ -1,6 +1,6 @@
 """One job from start to finish.
 
-    job → request → (pictures in) → engine → encode → delivery → [{image, seed}]
+    job → request → (pictures in) → engine → (check) → encode → delivery → [{image, seed}]
 
 `Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded in processes of
 their own and encoded in threads, the engine has its own thread, so any number of jobs can be on their way at once.
@@ -9,7 +9,7 @@ their own and encoded in threads, the engine has its own thread, so any number o
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from sdworker.pictures import (
 )
 from sdworker.reading import reading_of
 from sdworker.request import Contract, Request
+from sdworker.safety import SafetyGuard
 from sdworker.settings import Settings
 from sdworker.timing import Stopwatch
 
@@ -43,16 +44,26 @@ log = logging.getLogger(__name__)
 class Worker:
     """Turns jobs into images. Holds no state of any job."""
 
-    def __init__(self, settings: Settings, engine: Engine, models: ModelPool, contract: Contract) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        models: ModelPool,
+        contract: Contract,
+        *,
+        guard: SafetyGuard | None = None,
+    ) -> None:
         """
         Args:
             models: those the engine draws with, by the names that the contract knows.
+            guard: judges what is drawn; None: nothing is judged.
         """
         self.contract = contract
         self.engine = engine
         self.models = models
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
+        self._guard = guard
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
         self._most_tokens = settings.max_prompt_tokens
@@ -92,7 +103,8 @@ class Worker:
         self.engine.calibrate_when_idle()
 
     async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
-        """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order.
+        """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order; `"nsfw": True` too in what the
+        safety checker flags.
 
         Args:
             job: as the platform hands it over: `id`, `input`, sometimes `s3Config`.
@@ -111,7 +123,11 @@ class Worker:
             watch.lap("load")
             images = await self.engine.draw(drawing, on_step, model=model)
         watch.lap("draw")
-        files = await self._encode(request, drawing, images)
+        flagged: set[int] = set()
+        if self._guard is not None and self._guard.looks_at(request):
+            flagged = {i for i, flag in enumerate(await self._guard.judge(self.engine, images)) if flag}
+            watch.lap("check")
+        files = await self._encode(request, drawing, images, flagged)
         watch.lap("encode")
         delivered = await self._delivery.deliver(
             files, job_id=job_id, format=request.output_format, bucket=bucket
@@ -121,7 +137,10 @@ class Worker:
             self.engine.call(give_back_memory)
         log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), drawing.width, drawing.height,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
-        return [{"image": image, "seed": seed} for image, seed in zip(delivered, drawing.seeds, strict=True)]
+        return [
+            {"image": image, "seed": seed} | ({"nsfw": True} if i in flagged else {})
+            for i, (image, seed) in enumerate(zip(delivered, drawing.seeds, strict=True))
+        ]
 
     async def _drawing_of(self, request: Request) -> Drawing:
         """The request as the engine draws it: pictures fetched and brought to size."""
@@ -164,18 +183,23 @@ class Worker:
     async def _fetch_mask(self, source: str | None) -> PictureFile | None:
         return None if source is None else await fetch_picture(source, field="mask", limits=self._limits)
 
-    async def _encode(self, request: Request, drawing: Drawing, images: list[np.ndarray]) -> list[bytes]:
-        """The images as files, each with its own generation data."""
+    async def _encode(
+        self, request: Request, drawing: Drawing, images: list[np.ndarray], flagged: Collection[int]
+    ) -> list[bytes]:
+        """The images as files, each with its own generation data; those that are flagged as the guard has them."""
         size = drawing.width, drawing.height
-        return await asyncio.gather(
-            *(
-                asyncio.to_thread(
-                    encode_image,
-                    pixels,
-                    format=request.output_format,
-                    quality=request.output_quality,
-                    parameters=parameters_text(request, seed=seed, size=size, model=request.model or ""),
-                )
-                for pixels, seed in zip(images, drawing.seeds, strict=True)
+
+        def encode(number: int) -> bytes:
+            pixels = images[number]
+            if number in flagged and self._guard is not None:
+                pixels = self._guard.treat(pixels)
+            return encode_image(
+                pixels,
+                format=request.output_format,
+                quality=request.output_quality,
+                parameters=parameters_text(
+                    request, seed=drawing.seeds[number], size=size, model=request.model or ""
+                ),
             )
-        )
+
+        return await asyncio.gather(*(asyncio.to_thread(encode, number) for number in range(len(images))))

@@ -15,6 +15,7 @@ from sdworker.settings import (
     BucketFallback,
     Device,
     Precision,
+    Safety,
     Settings,
     SettingsError,
     load_settings,
@@ -74,6 +75,9 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "MAX_ROWS": [("2", 2), ("64", 64)],
     "DRAWING_MEMORY_MB": [("16", 16), ("4096", 4096)],
     "CONCURRENCY": [("2", 2), ("100", 100)],
+    "SAFETY": [("flag", Safety.FLAG), ("Black", Safety.BLACK), ("off", Safety.OFF)],
+    "SAFETY_CHECKER": [("/checker", Path("/checker"))],
+    "NSFW_OVERRIDE": [("1", True), ("false", False)],
     "MAX_IMAGE_MB": [("0.5", 0.5), ("20", 20.0)],
     "MAX_IMAGE_MEGAPIXELS": [("178", 178.0)],
     "IMAGE_TIMEOUT_S": [("0.5", 0.5)],
@@ -120,6 +124,7 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
         ("yes", True),
     ],
     "WARM_UP": [("0", False), ("1", True), ("false", False), ("no", False), ("OFF", False), ("yes", True)],
+    "FEWER_THREADS": [("0", False), ("1", True)],
     "KEEP_MEMORY": [("0", False), ("1", True)],
 }
 REFUSED: dict[str, list[str]] = {
@@ -146,6 +151,8 @@ REFUSED: dict[str, list[str]] = {
     "V1_DEFAULTS": ["v1", "2"],
     "MAX_ROWS": ["1"],
     "CONCURRENCY": ["0", "1"],
+    "SAFETY": ["on", "1"],
+    "NSFW_OVERRIDE": ["maybe"],
     "MAX_IMAGE_MB": ["0", "-1", "inf", "nan"],
     "MAX_IMAGE_MEGAPIXELS": ["0", "179", "nan"],
     "IMAGE_TIMEOUT_S": ["0", "inf"],
@@ -165,6 +172,7 @@ REFUSED: dict[str, list[str]] = {
     "PROGRESS_INTERVAL_MS": ["-1", "0.5"],
     "QUICK_START": ["maybe", "-1"],
     "WARM_UP": ["maybe", "-1"],
+    "FEWER_THREADS": ["two"],
     "KEEP_MEMORY": ["some"],
 }
 

@@ -32,6 +32,7 @@ import torch
 from sdworker.engine.batch import choose, who_may_begin
 from sdworker.engine.chores import Chore, Chores
 from sdworker.engine.costs import StepCosts
+from sdworker.engine.costs.threads import ThreadChooser
 from sdworker.engine.device import Lap, Pace, free_bytes, mark
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.errand import Errand
@@ -79,6 +80,7 @@ class Engine:
         *,
         max_rows: int | None = None,
         threads: int | None = None,
+        fewer_threads: bool = True,
         memory_bytes: int | None = None,
         reserved_bytes: int = 0,
     ) -> None:
@@ -88,6 +90,7 @@ class Engine:
             max_rows: most rows in one UNet forward. None: as many as `calibrate` finds worth it.
             threads: with how many threads to compute on a CPU (`processor.reserve_cores`). None: torch's own
                 number.
+            fewer_threads: steps are taken with fewer of them while that is quicker (`costs/threads.py`).
             memory_bytes: what drawings under way may hold on the device beside the model and between steps.
                 None: a third of what is free now.
             reserved_bytes: of what is free now, what other models will take.
@@ -97,6 +100,11 @@ class Engine:
         self._default_shape = model.default_shape
         self._device = model.device
         self._threads = threads
+        self._chooser = (
+            ThreadChooser(threads or 1, now_s=time.monotonic())
+            if fewer_threads and (threads or 1) > 1 and model.device.type == "cpu"
+            else None
+        )
         if memory_bytes is None:
             memory_bytes = int(_MEMORY_SHARE * max(0, free_bytes(model.device) - reserved_bytes))
         self._memory_bytes = memory_bytes
@@ -354,7 +362,9 @@ class Engine:
         chosen = choose(self._generations, self._roster, [one for one in self._generations if one.is_live])
         if chosen:
             self._age(chosen)
+            began = time.perf_counter()
             self._step(chosen)
+            self._choose_threads(time.perf_counter() - began)
         self._let_finished_leave()
         if self._do_some_chores() or chosen:
             self._pace.step_queued()
@@ -503,6 +513,15 @@ class Engine:
             one.age += self._step_s
             if one not in chosen:
                 one.passed_over += self._step_s
+
+    def _choose_threads(self, seconds: float) -> None:
+        """The step at hand took so long: on a CPU, with how many threads shall the next one be taken?"""
+        if self._chooser is None or not self._learner.knows:
+            return
+        before = self._chooser.threads
+        threads = self._chooser.step_took(seconds / self._step_s, time.monotonic())
+        if threads != before:
+            use_cores(threads)
 
     def _step(self, chosen: "list[Generation]") -> None:
         """One UNet forward over the rows of all chosen, and each one's sampler step."""

@@ -187,10 +187,11 @@ class Request(Part):
         "png", title="Format", description="Format of the images."
     )
     output_quality: Int = Field(95, title="Quality", ge=1, le=100, description="Quality of jpeg and webp.")
-    nsfw: bool | None = Field(
-        None,
-        description="Accepted for worker-stable_diffusion_v1's sake; there is no safety checker yet.",
-        json_schema_extra=OUTDATED,
+    nsfw: Annotated[bool, Also("disable_safety_checker")] = Field(
+        False,
+        title="Unchecked",
+        description="True lifts the safety checker, where the deployment allows it (`NSFW_OVERRIDE`); elsewhere "
+        "it does nothing.",
     )
     lora: Annotated[str | None, EmptyIsNull(), InWords("nothing yet")] = Field(
         None,

@@ -173,7 +173,6 @@ FOREIGN: Mapping[str, Foreign] = {
         Foreign("refine", _REFINER, ("no_refiner",)),
         Foreign("refine_steps", ""),
         Foreign("apply_watermark", ""),
-        Foreign("disable_safety_checker", ""),
         Foreign("replicate_weights", "weights from Replicate", ("",)),
         # runpod-worker-a1111's envelope.
         Foreign("api", "a route of the web UI", (), instead="send the payload's own fields as the input"),

@@ -71,6 +71,11 @@ class CostLearner:
             self._calibration = None
             self._again_at = time.monotonic()
 
+    @property
+    def knows(self) -> bool:
+        """Whether `costs` were measured; until then they are assumed."""
+        return bool(self._best)
+
     def stop(self) -> None:
         """Measure nothing more, after the forward at hand; for any thread."""
         self._stop.set()
