@@ -131,8 +131,9 @@ class Settings(BaseSettings):
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Several models, with commas between, of which jobs choose by `model`: `name=folder`, a folder "
-        "or `owner/name` of a cached one. The first, or the one above, is drawn with where a job names none.",
+        description="Several models, with commas between, of which jobs choose by `model`: `name=folder`, "
+        "a folder or `owner/name` of a cached one. The first, or the one above, is drawn with where a job names "
+        "none.",
     )
     models_dir: Path | None = Field(
         None,

@@ -5,6 +5,7 @@ import gc
 import shutil
 import weakref
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Bench:
         self.before_load: Callable[[str], None] = lambda name: None
         self.loading = Loading(CPU, torch.float32)
         self.engine = Engine(load_model(model, self.loading), max_rows=8)
-        pooled = [Pooled(name, ONE, lambda name=name: self.load(name)) for name in names]
+        pooled = [Pooled(name, ONE, partial(self.load, name)) for name in names]
         budget = None if room is None else room * ONE
         self.pool = ModelPool(self.engine, pooled, budget_bytes=budget, **options)
 
@@ -160,7 +161,7 @@ async def test_a_load_holds_up_nobody_who_draws(three: Bench) -> None:
 class TestFaults:
     async def test_what_does_not_fit_at_all_is_refused_by_its_size(self, two: Bench) -> None:
         two.pool._places["b"].pooled = Pooled("b", 2 * 10**9, lambda: two.load("b"))
-        with pytest.raises(UserError, match="model: b takes 2 GB of memory.*MODEL_MEMORY_GB"):
+        with pytest.raises(UserError, match=r"model: b takes 2 GB of memory.*MODEL_MEMORY_GB"):
             await two.draw("b")
         await two.draw("a")
 
@@ -209,10 +210,7 @@ async def test_models_of_two_families_draw_at_once_each_as_alone(model: Path, tm
     loading = Loading(CPU, torch.float32)
     engine = Engine(load_model(model, loading), max_rows=8)
     folders = {"emoji": model, "copy": model, "xl": tmp_path / "xl"}
-    pooled = [
-        Pooled(name, ONE, lambda folder=folder: load_model(folder, loading))
-        for name, folder in folders.items()
-    ]
+    pooled = [Pooled(name, ONE, partial(load_model, folder, loading)) for name, folder in folders.items()]
     pool = ModelPool(engine, pooled)
 
     async def draw(name: str, seed: int) -> np.ndarray:
