@@ -51,6 +51,7 @@ class TestDefaults:
             "return_control": False,
             "nsfw": False,
             "lora": None,
+            "model": None,
             "lora_scale": 1.0,
         }
 
