@@ -20,16 +20,20 @@ import torch
 from sdworker.assets import AddOns
 from sdworker.controls import Controls
 from sdworker.delivery import Delivery
+from sdworker.embeddings import Embeddings
 from sdworker.engine.controls.store import ControlNets
 from sdworker.engine.device import free_bytes
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
-from sdworker.engine.lora import LoraShelf
+from sdworker.engine.lora import LoraWeights, read_lora
 from sdworker.engine.networks.model import Model
 from sdworker.engine.pool import ModelPool
+from sdworker.engine.previews import Previews
 from sdworker.engine.processor import give_back_memory
+from sdworker.engine.shelf import Shelf
+from sdworker.engine.text.embeddings import Vectors, read_vectors
 from sdworker.generation_data import parameters_text
 from sdworker.loras import Loras
 from sdworker.pictures import (
@@ -51,7 +55,7 @@ __all__ = ["Worker"]
 log = logging.getLogger(__name__)
 
 _CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, for ControlNets
-_LORA_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
+_ADD_ONS_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class _Beside:
     """What was read for one model, and goes with it: files that fit no other."""
 
     loras: Loras
+    embeddings: Embeddings
     controls: Controls
 
 
@@ -121,19 +126,23 @@ class Worker:
         """
         request = self.contract.parse({"prompt": "warm-up", "num_inference_steps": 2, "seed": 0})
         await self.engine.draw(await self._drawing_of(request))
+        await asyncio.wrap_future(self.engine.call(self.engine.model.previewer))
         if self._compiles:
             await self.engine.calibrate()
             return
         await self.engine.prepare(rows=2)
         self.engine.calibrate_when_idle()
 
-    async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
+    async def run(
+        self, job: Mapping[str, Any], on_step: OnStep | None = None, previews: Previews | None = None
+    ) -> list[dict[str, Any]]:
         """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order; `"nsfw": True` too in what the
         safety checker flags. Behind them, where the job wants to see its hints, `{"image": …, "control": i}`.
 
         Args:
             job: as the platform hands it over: `id`, `input`, sometimes `s3Config`.
             on_step: told, on the engine's thread, how far the drawing is.
+            previews: shown the first image on its way, where the job asks for that.
 
         Raises:
             UserError: with a message for whoever sent it.
@@ -147,11 +156,19 @@ class Worker:
         async with self.models.use(request.model) as model:
             watch.lap("model")
             beside = self._beside_of(model)
-            drawing = replace(drawing, loras=await beside.loras.find(request.loras))
+            loras, embeddings = await asyncio.gather(
+                beside.loras.find(request.loras), beside.embeddings.find(request)
+            )
+            drawing = replace(drawing, loras=loras, embeddings=embeddings)
             size = drawing.width, drawing.height
             async with beside.controls.lease(request.controls, size, drawing.image) as controls:
                 watch.lap("add-ons")
-                images = await self.engine.draw(replace(drawing, controls=controls), on_step, model=model)
+                images = await self.engine.draw(
+                    replace(drawing, controls=controls),
+                    on_step,
+                    previews=previews if request.previews else None,
+                    model=model,
+                )
         watch.lap("draw")
         flagged: set[int] = set()
         if self._guard is not None and self._guard.looks_at(request):
@@ -179,9 +196,16 @@ class Worker:
         """The add-ons of a model that is held."""
         beside = self._beside.get(model)
         if beside is None:
-            most_bytes = int(_LORA_SHARE * free_bytes(torch.device("cpu")))
+            most_bytes = int(_ADD_ONS_SHARE * free_bytes(torch.device("cpu")))
+            read_loras: Shelf[LoraWeights] = Shelf(
+                partial(read_lora, targets=model.adapters.targets), most_bytes=most_bytes
+            )
+            read_embeddings: Shelf[Vectors] = Shelf(
+                partial(read_vectors, widths=model.text_widths), most_bytes=most_bytes // 8
+            )
             beside = self._beside[model] = _Beside(
-                Loras(self.add_ons, LoraShelf(model.adapters.targets, most_bytes=most_bytes)),
+                Loras(self.add_ons, read_loras),
+                Embeddings(self.add_ons, read_embeddings),
                 Controls(self.add_ons, _control_nets(self._settings, model), self._limits),
             )
         return beside

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import nn
 
 from sdworker.engine.controls.rows import with_residuals
 from sdworker.engine.device import free_bytes, time_call
@@ -23,6 +22,7 @@ from sdworker.engine.networks.preparation import Means, preparation
 from sdworker.engine.networks.prepared import Prepared
 from sdworker.engine.networks.sharing import SharedWeights
 from sdworker.engine.plan import Plan
+from sdworker.engine.previews import Previewer
 from sdworker.engine.unet_input import Conditioning, UNetInput
 from sdworker.model_place import trained_size
 
@@ -65,6 +65,7 @@ class Model(ABC):
         scheduler_config: its noise schedule, as diffusers' `scheduler_config.json` has it.
         autoencoder: pictures to latents and back.
         adapters: the LoRAs in its networks.
+        text_widths: text encoder → numbers of a token's embedding.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Model(ABC):
         *,
         unet: Any,
         vae: Any,
-        text_encoders: Mapping[str, nn.Module],
+        text_encoders: Mapping[str, Any],
         scheduler_config: dict[str, Any],
         device: torch.device,
         dtype: torch.dtype,
@@ -88,11 +89,13 @@ class Model(ABC):
         self.scheduler_config = scheduler_config
         self.autoencoder = Autoencoder(vae, device=device, dtype=vae.dtype)
         self._unet = unet
+        self.text_widths = {name: int(encoder.width) for name, encoder in text_encoders.items()}
         self.adapters = Adapters(
             {UNET: unet, **text_encoders},
             budget_bytes=int(_LORA_SHARE * free_bytes(device)) if lora_bytes is None else lora_bytes,
         )
         self._prepared = self._make_prepared(means)
+        self._previewer: Previewer | None = None
 
     @classmethod
     @abstractmethod
@@ -129,6 +132,12 @@ class Model(ABC):
     @abstractmethod
     def forward(self, inputs: UNetInput) -> torch.Tensor:
         """The UNet as diffusers has it; `denoise` is what to call."""
+
+    def previewer(self) -> Previewer:
+        """What makes previews of its drawings; fitted at the first call, in some tenths of a second at most."""
+        if self._previewer is None:
+            self._previewer = Previewer(self.autoencoder, self.scheduler_config)
+        return self._previewer
 
     @property
     def unet_config(self) -> Mapping[str, Any]:
