@@ -74,10 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_input_schema() -> None:
     """Print the JSON Schema of a job's input. In a process of its own, but without torch: a worker is starting."""
+    from sdworker.assets import AddOns
     from sdworker.catalogue import contract_of
     from sdworker.settings import load_settings
 
-    print(json.dumps(contract_of(load_settings()).schema()))
+    settings = load_settings()
+    print(json.dumps(contract_of(settings).schema(AddOns.from_settings(settings).all_names())))
 
 
 async def _serve(arguments: argparse.Namespace) -> None:

@@ -39,6 +39,7 @@ from sdworker.engine.errand import Errand
 from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain, is_fatal
 from sdworker.engine.generation import Generation, OnStep, table_for
 from sdworker.engine.networks.model import Model
+from sdworker.engine.previews import Previews
 from sdworker.engine.processor import use_cores
 from sdworker.engine.roster import Roster
 from sdworker.engine.unet_input import UNetInput
@@ -214,7 +215,12 @@ class Engine:
         return errand.result
 
     async def draw(
-        self, drawing: Drawing, on_step: OnStep | None = None, *, model: Model | None = None
+        self,
+        drawing: Drawing,
+        on_step: OnStep | None = None,
+        *,
+        previews: Previews | None = None,
+        model: Model | None = None,
     ) -> list[np.ndarray]:
         """The drawing's images, uint8 [height, width, 3], in the order of its seeds.
 
@@ -222,6 +228,7 @@ class Engine:
         free, so whoever counts tasks counts the device's load.
 
         Args:
+            previews: shown the first image on its way, when it wants that.
             model: one that was added, and stays until it is drawn; None: the first.
 
         Raises:
@@ -232,6 +239,7 @@ class Engine:
         generation = await asyncio.get_running_loop().run_in_executor(
             self._prober, self._plan, drawing, on_step, model or self.model
         )
+        generation.previews = previews
         self._submit(generation)
         images = asyncio.wrap_future(generation.images)
         try:
@@ -485,7 +493,9 @@ class Engine:
         if all(one.is_live for one in self._generations):
             return None
         held = sum(one.memory_bytes for one in self._generations if one.is_live)
-        may = who_may_begin(self._generations, self._roster, self._memory_bytes - held)
+        may = who_may_begin(
+            self._generations, self._roster, self._memory_bytes - held, lambda one: one.has_slots
+        )
         return next((one for one in choose(may, self._roster) if not one.is_live), None)
 
     def _begin_piece(self, generation: Generation) -> None:
@@ -525,6 +535,14 @@ class Engine:
 
     def _step(self, chosen: "list[Generation]") -> None:
         """One UNet forward over the rows of all chosen, and each one's sampler step."""
+        if log.isEnabledFor(logging.DEBUG):
+            loras = {key for one in chosen for key in one.adapters}
+            log.debug(
+                "a step of %d drawings, %d rows, %d LoRAs",
+                len(chosen),
+                sum(one.rows for one in chosen),
+                len(loras),
+            )
         for generation, predicted in self._predict(chosen):
             try:
                 self._with_memory(partial(generation.take, predicted))

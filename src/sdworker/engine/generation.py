@@ -24,8 +24,11 @@ from sdworker.engine.controls.control import Control
 from sdworker.engine.controls.rows import Lead, RowControls
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
+from sdworker.engine.errors import is_fatal
+from sdworker.engine.lora import NO_LORAS
 from sdworker.engine.networks.model import Model
 from sdworker.engine.plan import Plan
+from sdworker.engine.previews import ComingPreview, Previews
 from sdworker.engine.roster import Group
 from sdworker.engine.tables import SamplerTables, Table, first_step
 from sdworker.engine.unet_input import Conditioning, UNetInput
@@ -75,13 +78,16 @@ class Generation:
         images: what its caller waits for.
         chores: once it leaves, the decoding of its images, in the order of its seeds.
         cancelled: nobody wants it any more; set by any thread.
+        previews: who wants to see it on its way; set before it is submitted.
         evaluation: UNet evaluations done.
         age, passed_over: seconds of steps since it was submitted, and of those it had no part in.
         rows: rows it brings to a UNet batch.
         model: what it is drawn with.
         shape: latent height and width.
         group: the model and the shape; generations of one group can share a step.
-        memory_bytes: what it holds on the device from its beginning on.
+        memory_bytes: what it holds on the device from its beginning on, LoRAs apart.
+        adapters: its LoRAs, and what each takes in the UNet's slots, in bytes.
+        adapter_bytes: what a step gathers of them for its rows.
     """
 
     def __init__(self, drawing: Drawing, table: Table, model: Model, on_step: OnStep | None = None) -> None:
@@ -102,6 +108,7 @@ class Generation:
         self.images: Future[list[np.ndarray]] = Future()
         self.chores: list[Chore[np.ndarray]] = []
         self.cancelled = False
+        self.previews: Previews | None = None
         self.evaluation = 0
         self.age = self.passed_over = 0.0
         self.model = model
@@ -115,11 +122,28 @@ class Generation:
         self.shape = self._latent_shape[2], self._latent_shape[3]
         self.group: Group = model, self.shape
         self.memory_bytes = self._count_memory()
+        self.adapters = model.adapters.needs(drawing.loras)
+        self.adapter_bytes = self.rows * sum(self.adapters.values())
+        self._held = NO_LORAS
 
     @property
     def is_live(self) -> bool:
         """It can take part in a step."""
         return self.status is Status.LIVE
+
+    @property
+    def to_load(self) -> int:
+        """LoRAs that must be brought onto the device before it can take part in a step."""
+        return 0 if self.is_live else self.model.adapters.missing(self.adapters)
+
+    @property
+    def has_slots(self) -> bool:
+        """Its LoRAs are on the device, or room for them is."""
+        return self.model.adapters.fits(self.adapters)
+
+    @property
+    def most_adapter_bytes(self) -> int:
+        return self.model.adapters.budget_bytes
 
     @property
     def evaluations(self) -> int:
@@ -144,8 +168,11 @@ class Generation:
         It is live once there is no item left. Begun anew after a failure, it is as if nothing had been.
         """
         self.status = Status.BEGINNING
+        self._held.release()
+        self._held = yield from self.model.adapters.hold(self.drawing.loras)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.drawing.seeds]
-        conditionings = yield from self.model.condition(self.drawing, self.plan)
+        conditionings = yield from self.model.condition(self.drawing, self.plan, self._held)
+        self._held.release_texts()
         leads = yield from self._embed_hints()
         self._state = yield from self._start(generators, conditionings, leads)
         self.status = Status.LIVE
@@ -165,6 +192,7 @@ class Generation:
         if self._told is None or self._told[:2] != (stage, controls):
             state = self._begun
             told = state.conditionings[stage].for_images(len(self.drawing.seeds))
+            told = replace(told, adapters=self._held.rows(self.rows))
             if state.channels is not None:
                 told = replace(told, channels=state.channels.repeat(self.plan.guidance.rows, 1, 1, 1))
             if controls:
@@ -210,14 +238,34 @@ class Generation:
             state.history[column] = (1 - state.kept.mask) * (original - latents)
 
     def report(self) -> None:
-        """Tell whoever asked how far it is; what they do wrong must not stop the engine."""
-        if self._on_step is None:
-            return
-        try:
-            self._on_step(self.evaluation, self.table.evaluations)
-        except Exception:
-            log.exception("on_step failed; it is not called again")
-            self._on_step = None
+        """Tell whoever asked how far it is, and show it; what they do wrong must not stop the engine."""
+        if self._on_step is not None:
+            try:
+                self._on_step(self.evaluation, self.table.evaluations)
+            except Exception:
+                log.exception("on_step failed; it is not called again")
+                self._on_step = None
+        if self.previews is not None and not self.finished:  # then the picture itself comes
+            try:
+                if self.previews.wanted():
+                    self.previews.show(self._preview(), self.evaluation, self.table.evaluations)
+            except Exception as error:
+                if is_fatal(error):
+                    raise
+                log.exception("a preview failed; there are no more of this drawing")
+                self.previews = None
+
+    def _preview(self) -> ComingPreview:
+        """Its first image, as what the UNet was told last and answered makes it."""
+        i, state, previewer = self.evaluation - 1, self._begun, self.model.previewer()
+        known = self.table.known[i]
+        history = state.history[:known, :1]
+        told = (self.table.inputs[i, :known] @ history.reshape(known, -1)).view(history.shape[1:])
+        answer = state.history[self.table.output_columns[i], :1]
+        clean = previewer.clean(told, answer, self.table.timesteps[i])
+        if state.kept is not None:
+            clean = state.kept.mask * clean + (1 - state.kept.mask) * state.kept.image[:1]
+        return previewer.picture(clean)
 
     def outcome(self) -> torch.Tensor:
         """The finished latents, [images, 4, h, w] in float32."""
@@ -238,9 +286,11 @@ class Generation:
         ]
         self.status = Status.LEAVING
         self._state = self._told = None
+        self._held.release()
 
     def fail(self, error: Exception) -> None:
         """Tell its caller, once."""
+        self._held.release()
         if not self.images.done():
             self.images.set_exception(error)
 

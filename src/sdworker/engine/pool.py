@@ -95,6 +95,7 @@ class ModelPool:
         self._lock = threading.Lock()
         self._waiting: deque[_Waiting] = deque()
         self._lacks_room: tuple[_Place, float] | None = None  # who waits for room, and since when
+        self._when_leaving: list[Callable[[Model], object]] = []
         self._loader = ThreadPoolExecutor(1, "models", initializer=use_cores, initargs=(1,))
 
     @property
@@ -107,6 +108,10 @@ class ModelPool:
         with self._lock:
             there = [place for place in self._places.values() if place.model is not None]
         return [place.pooled.name for place in sorted(there, key=lambda place: place.used_at)]
+
+    def when_leaving(self, tell: Callable[[Model], object]) -> None:
+        """Have it told, on the loader's thread, of each model that makes room, before it does."""
+        self._when_leaving.append(tell)
 
     @contextlib.asynccontextmanager
     async def use(self, name: str | None) -> AsyncIterator[Model]:
@@ -237,6 +242,8 @@ class ModelPool:
         began = time.perf_counter()
         try:
             for one in leaving:
+                for tell in self._when_leaving:
+                    tell(one)
                 self._engine.call(partial(self._engine.remove, one)).result()
             leaving.clear()
             model = place.pooled.load()
