@@ -47,6 +47,11 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="with --jobs: where to note what was done (default: jobs-log.jsonl in --out)",
     )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="ask for previews, and show them in the terminal while it is drawn",
+    )
     add_endpoint_options(parser)
     add_field_options(parser)
     parser.add_argument(
@@ -64,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError("--log goes with --jobs")
         fields = read_fields(arguments)
         if arguments.jobs is not None:
+            if arguments.watch:
+                raise UsageError("--watch shows one job; it does not go with --jobs")
             if arguments.job is not None or arguments.prompt is not None:
                 raise UsageError("--jobs holds whole jobs: no prompt and no --job beside it")
             jobs = batch.read_jobs(arguments.jobs, fields)
@@ -76,7 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
         job = _job(arguments, fields)
         check_folder(arguments.out)
         client = client_for(arguments)
-        status = _draw(client, job)
+        if arguments.watch:
+            job["input"].setdefault("previews", True)
+        status = _draw(client, job, watch=arguments.watch)
         for path, seed in save_images(status["id"], status.get("output"), arguments.out):
             print(f"{path}  seed {seed}")
     except ValueError as error:  # UsageError too
@@ -115,18 +124,33 @@ def read_job(file: Path) -> dict[str, Any]:
     return job
 
 
-def _draw(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+def _draw(client: Client, job: dict[str, Any], *, watch: bool) -> dict[str, Any]:
     """Have the job done; returns its last status. Cancels it on Ctrl-C."""
     client.check_reachable()
     job_id = client.run(job)
     try:
         print(f"job {job_id}", file=sys.stderr, flush=True)
-        status = _follow(lambda: client.status(job_id))
+        status = (_watch if watch else _follow)(lambda: client.status(job_id))
     except KeyboardInterrupt:
         client.cancel(job_id)
         raise
     if status["status"] != "COMPLETED":
         raise EndpointError(f"the job is {status['status']}: {status.get('error', 'no reason given')}")
+    return status
+
+
+def _watch(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Ask for the status until it is final, with the previews that come."""
+    from sdworker.cli.watch import Watch
+
+    watch = Watch()
+    while (status := ask())["status"] not in FINAL:
+        progress = status.get("output")
+        if status["status"] == "IN_QUEUE":
+            watch.show("in the queue")
+        elif isinstance(progress, dict) and isinstance(progress.get("step"), int):
+            watch.show(f"step {progress['step']} of {progress.get('steps')}", progress.get("preview"))
+        time.sleep(_POLL_S)
     return status
 
 
