@@ -1,6 +1,6 @@
 """One job from start to finish.
 
-    job → request → (pictures in) → engine → (check) → encode → delivery → [{image, seed}]
+    job → request → (pictures and add-ons in) → engine → (check) → encode → delivery → [{image, seed}]
 
 `Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded in processes of
 their own and encoded in threads, the engine has its own thread, so any number of jobs can be on their way at once.
@@ -10,17 +10,26 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
+from sdworker.assets import AddOns
+from sdworker.controls import Controls
 from sdworker.delivery import Delivery
+from sdworker.engine.controls.store import ControlNets
+from sdworker.engine.device import free_bytes
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
+from sdworker.engine.lora import LoraShelf
 from sdworker.engine.processor import give_back_memory
 from sdworker.generation_data import parameters_text
+from sdworker.loras import Loras
 from sdworker.pictures import (
     PictureFile,
     PictureLimits,
@@ -39,6 +48,9 @@ __all__ = ["Worker"]
 
 log = logging.getLogger(__name__)
 
+_CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, for ControlNets
+_LORA_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
+
 
 class Worker:
     """Turns jobs into images. Holds no state of any job."""
@@ -53,8 +65,17 @@ class Worker:
         """
         self.contract = Contract(settings, engine.model.default_size)
         self.engine = engine
+        self.add_ons = AddOns.from_settings(settings)
+        self._loras = Loras(
+            self.add_ons,
+            LoraShelf(
+                engine.model.adapters.targets,
+                most_bytes=int(_LORA_SHARE * free_bytes(torch.device("cpu"))),
+            ),
+        )
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
+        self._controls = Controls(self.add_ons, _control_nets(settings, engine), self._limits)
         self._model_name = model_name
         self._guard = guard
         self._concurrency = settings.concurrency
@@ -97,7 +118,7 @@ class Worker:
 
     async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
         """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order; `"nsfw": True` too in what the
-        safety checker flags.
+        safety checker flags. Behind them, where the job wants to see its hints, `{"image": …, "control": i}`.
 
         Args:
             job: as the platform hands it over: `id`, `input`, sometimes `s3Config`.
@@ -110,15 +131,21 @@ class Worker:
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
-        drawing = await self._drawing_of(request)
+        drawing, loras = await asyncio.gather(self._drawing_of(request), self._loras.find(request.loras))
+        drawing = replace(drawing, loras=loras)
         watch.lap("read")
-        images = await self.engine.draw(drawing, on_step)
+        size = drawing.width, drawing.height
+        async with self._controls.lease(request.controls, size, drawing.image) as controls:
+            watch.lap("controls")
+            images = await self.engine.draw(replace(drawing, controls=controls), on_step)
         watch.lap("draw")
         flagged: set[int] = set()
         if self._guard is not None and self._guard.looks_at(request):
             flagged = {i for i, flag in enumerate(await self._guard.judge(self.engine, images)) if flag}
             watch.lap("check")
         files = await self._encode(request, drawing, images, flagged)
+        if request.return_control:
+            files += await self._encode_hints(request, [control.hint for control in controls])
         watch.lap("encode")
         delivered = await self._delivery.deliver(
             files, job_id=job_id, format=request.output_format, bucket=bucket
@@ -128,10 +155,11 @@ class Worker:
             self.engine.call(give_back_memory)
         log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), drawing.width, drawing.height,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
-        return [
-            {"image": image, "seed": seed} | ({"nsfw": True} if i in flagged else {})
-            for i, (image, seed) in enumerate(zip(delivered, drawing.seeds, strict=True))
+        told: list[dict[str, Any]] = [
+            {"seed": seed} | ({"nsfw": True} if i in flagged else {}) for i, seed in enumerate(drawing.seeds)
         ]
+        told += [{"control": number} for number in range(len(files) - len(images))]
+        return [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
 
     async def _drawing_of(self, request: Request) -> Drawing:
         """The request as the engine draws it: pictures fetched and brought to size."""
@@ -174,6 +202,13 @@ class Worker:
     async def _fetch_mask(self, source: str | None) -> PictureFile | None:
         return None if source is None else await fetch_picture(source, field="mask", limits=self._limits)
 
+    async def _encode_hints(self, request: Request, hints: list[np.ndarray]) -> list[bytes]:
+        """What ControlNets were shown, as files."""
+        encode = partial(
+            encode_image, format=request.output_format, quality=request.output_quality, parameters=""
+        )
+        return await asyncio.gather(*(asyncio.to_thread(encode, hint) for hint in hints))
+
     async def _encode(
         self, request: Request, drawing: Drawing, images: list[np.ndarray], flagged: Collection[int]
     ) -> list[bytes]:
@@ -194,3 +229,15 @@ class Worker:
             )
 
         return await asyncio.gather(*(asyncio.to_thread(encode, number) for number in range(len(images))))
+
+
+def _control_nets(settings: Settings, engine: Engine) -> ControlNets:
+    budget_mb = settings.controlnet_memory_mb
+    model = engine.model
+    return ControlNets(
+        model,
+        budget_bytes=int(_CONTROLS_SHARE * free_bytes(model.device))
+        if budget_mb is None
+        else budget_mb * 2**20,
+        channels_last=settings.channels_last,
+    )

@@ -28,6 +28,7 @@ BEYOND_THE_SCHEMA = (
     "is out of range; allowed: a whole number from 0 to 2^63-1 less num_outputs",
     "n_iter (num_outputs): ",
     "surrogate pair",
+    "(controls[0].",
 )
 
 json_values = st.recursive(

@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.watch:
             job["input"].setdefault("previews", True)
         status = _draw(client, job, watch=arguments.watch)
-        for path, seed in save_images(status["id"], status.get("output"), arguments.out):
-            print(f"{path}  seed {seed}")
+        for path, what in save_images(status["id"], status.get("output"), arguments.out):
+            print(f"{path}  {what}")
     except ValueError as error:  # UsageError too
         print(f"sdworker: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sdworker.engine.controls.control import Control
+from sdworker.engine.lora import LoraUse
 from sdworker.reading import Reading
 
 __all__ = ["Drawing"]
@@ -22,6 +23,7 @@ class Drawing:
         mask: uint8 [height, width], 255 where `image` is repainted, or None.
         strength: how much of `image` is given up, 0 < strength ≤ 1.
         reading: how the prompts are read.
+        loras: what changes the model for this drawing; all of them add up.
         controls: ControlNets that lead it.
     """
 
@@ -37,4 +39,5 @@ class Drawing:
     mask: np.ndarray | None = None
     strength: float = 1.0
     reading: Reading = field(default_factory=Reading)
+    loras: tuple[LoraUse, ...] = ()
     controls: tuple[Control, ...] = ()

@@ -6,14 +6,17 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from sdworker.image_formats import EXTENSIONS, ImageFormat
 from sdworker.reading import MOST_SKIPPED, Emphasis, PromptSyntax
+from sdworker.request.controls import Control
 from sdworker.request.marks import (
     OUTDATED,
+    AddOnName,
     Also,
     AtMost,
     DefaultFrom,
     EmptyIsNull,
     Int,
     InWords,
+    Many,
     Part,
     Private,
     also_called,
@@ -31,16 +34,19 @@ from sdworker.samplers import (
 from sdworker.settings import Resize
 
 __all__ = [
+    "LARGEST_SCALE",
     "LARGEST_SEED",
     "LONGEST",
     "MULTIPLE",
     "PICTURE",
     "SHORTEST",
+    "Lora",
     "Request",
     "Resize",
     "aliases_of",
 ]
 
+LARGEST_SCALE = 10.0  # of a LoRA
 LARGEST_SEED = 2**63 - 1
 SHORTEST, LONGEST, MULTIPLE = 64, 2048, 8  # of an image's sides, in pixels
 
@@ -59,6 +65,38 @@ _SIDE = InWords(f"a multiple of {MULTIPLE} from {SHORTEST} to {LONGEST}")
 _PICTURE = InWords("a URL, a data URI or base64")
 PICTURE: dict[str, Any] = {"contentMediaType": "image/*"}
 """`json_schema_extra` of a field whose text is a picture: forms take files for it."""
+
+
+class Lora(Part):
+    """A LoRA that a job asks for."""
+
+    name: Annotated[str, AddOnName("loras"), Private()] = Field(
+        title="LoRA",
+        min_length=1,
+        max_length=2048,
+        description="A file of the deployment's folders; where it allows the host, a URL, the hub's "
+        "`owner/name[:file][@revision]` or `civitai:VERSION_ID` (docs/addons.md).",
+    )
+    scale: float = Field(
+        1.0, title="Scale", ge=-LARGEST_SCALE, le=LARGEST_SCALE, description="How strongly; 1 is as trained."
+    )
+    text_scale: float | None = Field(
+        None,
+        title="Text scale",
+        ge=-LARGEST_SCALE,
+        le=LARGEST_SCALE,
+        description="How strongly it changes the text encoder; left out: as `scale`.",
+    )
+    sha256: Annotated[str | None, InWords("64 hexadecimal digits"), Private()] = Field(
+        None,
+        title="SHA-256",
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="What a fetched file must hash to.",
+    )
+
+    @property
+    def strength_of_text(self) -> float:
+        return self.scale if self.text_scale is None else self.text_scale
 
 
 class Request(Part):
@@ -180,18 +218,43 @@ class Request(Part):
         "png", title="Format", description="Format of the images."
     )
     output_quality: Int = Field(95, title="Quality", ge=1, le=100, description="Quality of jpeg and webp.")
+    loras: Annotated[Many[Lora], AtMost("max_loras"), Private()] = Field(
+        (),
+        title="LoRAs",
+        description="What changes the model for this job; those of `<lora:name:0.8>` tags in the prompt come on "
+        "top, and all of them add up.",
+    )
+    controls: Annotated[Many[Control], AtMost("max_controls"), Private()] = Field(
+        (),
+        title="ControlNets",
+        max_length=16,
+        description="What the drawing follows beside the prompt; several add up (docs/controlnet.md).",
+    )
+    return_control: bool = Field(
+        False,
+        title="Return hints",
+        description="Returns what the ControlNets were shown as well, behind the images: "
+        '`{"image": …, "control": 0}` for each of `controls`.',
+    )
     nsfw: Annotated[bool, Also("disable_safety_checker")] = Field(
         False,
         title="Unchecked",
         description="True lifts the safety checker, where the deployment allows it (`NSFW_OVERRIDE`); elsewhere "
         "it does nothing.",
     )
-    lora: Annotated[str | None, EmptyIsNull(), InWords("nothing yet")] = Field(
+    lora: Annotated[str | None, EmptyIsNull(), Private()] = Field(
         None,
-        description="Not supported yet: leave it out.",
-        json_schema_extra={"maxLength": 0, **OUTDATED},
+        max_length=2048,
+        description="One more of `loras`, by worker-stable_diffusion_v1's name.",
+        json_schema_extra=OUTDATED,
     )
-    lora_scale: float = Field(1.0, ge=0, le=1, description="Not supported yet.", json_schema_extra=OUTDATED)
+    lora_scale: float = Field(
+        1.0,
+        ge=-LARGEST_SCALE,
+        le=LARGEST_SCALE,
+        description="The scale of `lora`.",
+        json_schema_extra=OUTDATED,
+    )
 
     @field_validator("prompt")
     @classmethod
