@@ -27,6 +27,7 @@ from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
 from sdworker.engine.lora import LoraShelf
+from sdworker.engine.previews import Previews
 from sdworker.engine.processor import give_back_memory
 from sdworker.generation_data import parameters_text
 from sdworker.loras import Loras
@@ -110,19 +111,23 @@ class Worker:
         """
         request = self.contract.parse({"prompt": "warm-up", "num_inference_steps": 2, "seed": 0})
         await self.engine.draw(await self._drawing_of(request))
+        await asyncio.wrap_future(self.engine.call(self.engine.model.previewer))
         if self._compiles:
             await self.engine.calibrate()
             return
         await self.engine.prepare(rows=2)
         self.engine.calibrate_when_idle()
 
-    async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
+    async def run(
+        self, job: Mapping[str, Any], on_step: OnStep | None = None, previews: Previews | None = None
+    ) -> list[dict[str, Any]]:
         """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order; `"nsfw": True` too in what the
         safety checker flags. Behind them, where the job wants to see its hints, `{"image": …, "control": i}`.
 
         Args:
             job: as the platform hands it over: `id`, `input`, sometimes `s3Config`.
             on_step: told, on the engine's thread, how far the drawing is.
+            previews: shown the first image on its way, where the job asks for that.
 
         Raises:
             UserError: with a message for whoever sent it.
@@ -137,7 +142,9 @@ class Worker:
         size = drawing.width, drawing.height
         async with self._controls.lease(request.controls, size, drawing.image) as controls:
             watch.lap("controls")
-            images = await self.engine.draw(replace(drawing, controls=controls), on_step)
+            images = await self.engine.draw(
+                replace(drawing, controls=controls), on_step, previews=previews if request.previews else None
+            )
         watch.lap("draw")
         flagged: set[int] = set()
         if self._guard is not None and self._guard.looks_at(request):

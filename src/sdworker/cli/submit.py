@@ -11,6 +11,7 @@ from typing import Any
 from sdworker.cli import batch
 from sdworker.cli.client import FINAL, Client, EndpointError, UsageError, add_endpoint_options, client_for
 from sdworker.cli.fields import add_field_options, read_fields
+from sdworker.cli.previews import PreviewScreen, add_previews_option
 from sdworker.cli.results import check_folder, save_images
 
 __all__ = ["add_parser", "run"]
@@ -47,16 +48,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="with --jobs: where to note what was done (default: jobs-log.jsonl in --out)",
     )
-    parser.add_argument(
-        "--watch",
-        action="store_true",
-        help="ask for previews, and show them in the terminal while it is drawn",
-    )
     add_endpoint_options(parser)
     add_field_options(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)"
     )
+    add_previews_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -69,8 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError("--log goes with --jobs")
         fields = read_fields(arguments)
         if arguments.jobs is not None:
-            if arguments.watch:
-                raise UsageError("--watch shows one job; it does not go with --jobs")
             if arguments.job is not None or arguments.prompt is not None:
                 raise UsageError("--jobs holds whole jobs: no prompt and no --job beside it")
             jobs = batch.read_jobs(arguments.jobs, fields)
@@ -83,9 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
         job = _job(arguments, fields)
         check_folder(arguments.out)
         client = client_for(arguments)
-        if arguments.watch:
-            job["input"].setdefault("previews", True)
-        status = _draw(client, job, watch=arguments.watch)
+        if arguments.previews:
+            job["input"]["previews"] = True
+        status = _draw(client, job, PreviewScreen(arguments.out))
         for path, what in save_images(status["id"], status.get("output"), arguments.out):
             print(f"{path}  {what}")
     except ValueError as error:  # UsageError too
@@ -124,13 +119,13 @@ def read_job(file: Path) -> dict[str, Any]:
     return job
 
 
-def _draw(client: Client, job: dict[str, Any], *, watch: bool) -> dict[str, Any]:
+def _draw(client: Client, job: dict[str, Any], screen: PreviewScreen) -> dict[str, Any]:
     """Have the job done; returns its last status. Cancels it on Ctrl-C."""
     client.check_reachable()
     job_id = client.run(job)
     try:
         print(f"job {job_id}", file=sys.stderr, flush=True)
-        status = (_watch if watch else _follow)(lambda: client.status(job_id))
+        status = _follow(lambda: client.status(job_id), screen)
     except KeyboardInterrupt:
         client.cancel(job_id)
         raise
@@ -139,23 +134,8 @@ def _draw(client: Client, job: dict[str, Any], *, watch: bool) -> dict[str, Any]
     return status
 
 
-def _watch(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Ask for the status until it is final, with the previews that come."""
-    from sdworker.cli.watch import Watch
-
-    watch = Watch()
-    while (status := ask())["status"] not in FINAL:
-        progress = status.get("output")
-        if status["status"] == "IN_QUEUE":
-            watch.show("in the queue")
-        elif isinstance(progress, dict) and isinstance(progress.get("step"), int):
-            watch.show(f"step {progress['step']} of {progress.get('steps')}", progress.get("preview"))
-        time.sleep(_POLL_S)
-    return status
-
-
-def _follow(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Ask for the status until it is final, with a bar of the steps and the time in the queue."""
+def _follow(ask: Callable[[], dict[str, Any]], screen: PreviewScreen) -> dict[str, Any]:
+    """Ask for the status until it is final, with a bar of the steps and the time in the queue, and previews."""
     from tqdm import tqdm
 
     with tqdm(desc="in the queue", unit="step", disable=None) as bar:
@@ -168,6 +148,8 @@ def _follow(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
                 bar.total = progress.get("steps")
                 bar.set_description(f"drawing, after {queued_s:.1f} s in the queue", refresh=False)
                 bar.update(progress["step"] - bar.n)
+                if isinstance(progress.get("preview"), str):
+                    screen.show(progress["preview"])
             time.sleep(_POLL_S)
         if bar.total:
             bar.update(bar.total - bar.n)

@@ -39,6 +39,7 @@ from sdworker.engine.errand import Errand
 from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain, is_fatal
 from sdworker.engine.generation import Generation, OnStep, table_for
 from sdworker.engine.networks.model import Model
+from sdworker.engine.previews import Previews
 from sdworker.engine.processor import use_cores
 from sdworker.engine.roster import Roster
 from sdworker.engine.unet_input import UNetInput
@@ -212,7 +213,12 @@ class Engine:
         return errand.result
 
     async def draw(
-        self, drawing: Drawing, on_step: OnStep | None = None, *, model: Model | None = None
+        self,
+        drawing: Drawing,
+        on_step: OnStep | None = None,
+        *,
+        previews: Previews | None = None,
+        model: Model | None = None,
     ) -> list[np.ndarray]:
         """The drawing's images, uint8 [height, width, 3], in the order of its seeds.
 
@@ -220,6 +226,7 @@ class Engine:
         free, so whoever counts tasks counts the device's load.
 
         Args:
+            previews: shown the first image on its way, when it wants that.
             model: one that was added, and stays until it is drawn; None: the first.
 
         Raises:
@@ -230,6 +237,7 @@ class Engine:
         generation = await asyncio.get_running_loop().run_in_executor(
             self._prober, self._plan, drawing, on_step, model or self.model
         )
+        generation.previews = previews
         self._submit(generation)
         images = asyncio.wrap_future(generation.images)
         try:
