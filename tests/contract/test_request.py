@@ -46,12 +46,14 @@ class TestDefaults:
             "schedule": "karras",
             "output_format": "png",
             "output_quality": 95,
+            "embeddings": (),
             "loras": (),
             "controls": (),
             "return_control": False,
             "previews": False,
             "nsfw": False,
             "lora": None,
+            "model": None,
             "lora_scale": 1.0,
         }
 

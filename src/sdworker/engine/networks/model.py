@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import nn
 
 from sdworker.engine.controls.rows import with_residuals
 from sdworker.engine.device import free_bytes, time_call
@@ -21,6 +20,7 @@ from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.autoencoder import Autoencoder
 from sdworker.engine.networks.preparation import Means, preparation
 from sdworker.engine.networks.prepared import Prepared
+from sdworker.engine.networks.sharing import SharedWeights
 from sdworker.engine.plan import Plan
 from sdworker.engine.previews import Previewer
 from sdworker.engine.unet_input import Conditioning, UNetInput
@@ -45,6 +45,7 @@ class Loading:
         xformers: let xformers compute attention.
         channels_last: lay the UNet's and the VAE's weights out as convolutions like them best.
         means: what to prepare the UNet's forwards with (`Model.prepare`).
+        shared: where weights are kept that models may have in common. None: nowhere.
     """
 
     device: torch.device
@@ -53,6 +54,7 @@ class Loading:
     xformers: bool = False
     channels_last: bool = True
     means: Means = _PLAIN
+    shared: SharedWeights | None = None
 
 
 class Model(ABC):
@@ -63,6 +65,7 @@ class Model(ABC):
         scheduler_config: its noise schedule, as diffusers' `scheduler_config.json` has it.
         autoencoder: pictures to latents and back.
         adapters: the LoRAs in its networks.
+        text_widths: text encoder → numbers of a token's embedding.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Model(ABC):
         *,
         unet: Any,
         vae: Any,
-        text_encoders: Mapping[str, nn.Module],
+        text_encoders: Mapping[str, Any],
         scheduler_config: dict[str, Any],
         device: torch.device,
         dtype: torch.dtype,
@@ -86,6 +89,7 @@ class Model(ABC):
         self.scheduler_config = scheduler_config
         self.autoencoder = Autoencoder(vae, device=device, dtype=vae.dtype)
         self._unet = unet
+        self.text_widths = {name: int(encoder.width) for name, encoder in text_encoders.items()}
         self.adapters = Adapters(
             {UNET: unet, **text_encoders},
             budget_bytes=int(_LORA_SHARE * free_bytes(device)) if lora_bytes is None else lora_bytes,
