@@ -6,6 +6,7 @@ import numpy as np
 
 from sdworker.engine.controls.control import Control
 from sdworker.engine.lora import LoraUse
+from sdworker.engine.text.embeddings import Embedding
 from sdworker.reading import Reading
 
 __all__ = ["Drawing"]
@@ -23,6 +24,7 @@ class Drawing:
         mask: uint8 [height, width], 255 where `image` is repainted, or None.
         strength: how much of `image` is given up, 0 < strength ≤ 1.
         reading: how the prompts are read.
+        embeddings: what the prompts' words stand for that are their names.
         loras: what changes the model for this drawing; all of them add up.
         controls: ControlNets that lead it.
     """
@@ -39,5 +41,6 @@ class Drawing:
     mask: np.ndarray | None = None
     strength: float = 1.0
     reading: Reading = field(default_factory=Reading)
+    embeddings: tuple[Embedding, ...] = ()
     loras: tuple[LoraUse, ...] = ()
     controls: tuple[Control, ...] = ()
