@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,8 @@ from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
 from sdworker.engine.lora import LoraWeights, read_lora
+from sdworker.engine.networks.model import Model
+from sdworker.engine.pool import ModelPool
 from sdworker.engine.previews import Previews
 from sdworker.engine.processor import give_back_memory
 from sdworker.engine.shelf import Shelf
@@ -56,33 +58,41 @@ _CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, 
 _ADD_ONS_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
 
 
+@dataclass(frozen=True)
+class _Beside:
+    """What was read for one model, and goes with it: files that fit no other."""
+
+    loras: Loras
+    embeddings: Embeddings
+    controls: Controls
+
+
 class Worker:
     """Turns jobs into images. Holds no state of any job."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, *, model_name: str, guard: SafetyGuard | None = None
+        self,
+        settings: Settings,
+        engine: Engine,
+        models: ModelPool,
+        contract: Contract,
+        *,
+        guard: SafetyGuard | None = None,
     ) -> None:
         """
         Args:
-            model_name: what the model is called in generation data.
+            models: those the engine draws with, by the names that the contract knows.
             guard: judges what is drawn; None: nothing is judged.
         """
-        self.contract = Contract(settings, engine.model.default_size)
+        self.contract = contract
         self.engine = engine
+        self.models = models
         self.add_ons = AddOns.from_settings(settings)
-        model, most_bytes = engine.model, int(_ADD_ONS_SHARE * free_bytes(torch.device("cpu")))
-        read_loras: Shelf[LoraWeights] = Shelf(
-            partial(read_lora, targets=model.adapters.targets), most_bytes=most_bytes
-        )
-        self._loras = Loras(self.add_ons, read_loras)
-        read_embeddings: Shelf[Vectors] = Shelf(
-            partial(read_vectors, widths=model.text_widths), most_bytes=most_bytes // 8
-        )
-        self._embeddings = Embeddings(self.add_ons, read_embeddings)
+        self._settings = settings
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
-        self._controls = Controls(self.add_ons, _control_nets(settings, engine), self._limits)
-        self._model_name = model_name
+        self._beside: dict[Model, _Beside] = {}
+        models.when_leaving(lambda model: self._beside.pop(model, None))
         self._guard = guard
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
@@ -141,17 +151,24 @@ class Worker:
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
-        drawing, loras, embeddings = await asyncio.gather(
-            self._drawing_of(request), self._loras.find(request.loras), self._embeddings.find(request)
-        )
-        drawing = replace(drawing, loras=loras, embeddings=embeddings)
+        drawing = await self._drawing_of(request)
         watch.lap("read")
-        size = drawing.width, drawing.height
-        async with self._controls.lease(request.controls, size, drawing.image) as controls:
-            watch.lap("controls")
-            images = await self.engine.draw(
-                replace(drawing, controls=controls), on_step, previews=previews if request.previews else None
+        async with self.models.use(request.model) as model:
+            watch.lap("model")
+            beside = self._beside_of(model)
+            loras, embeddings = await asyncio.gather(
+                beside.loras.find(request.loras), beside.embeddings.find(request)
             )
+            drawing = replace(drawing, loras=loras, embeddings=embeddings)
+            size = drawing.width, drawing.height
+            async with beside.controls.lease(request.controls, size, drawing.image) as controls:
+                watch.lap("add-ons")
+                images = await self.engine.draw(
+                    replace(drawing, controls=controls),
+                    on_step,
+                    previews=previews if request.previews else None,
+                    model=model,
+                )
         watch.lap("draw")
         flagged: set[int] = set()
         if self._guard is not None and self._guard.looks_at(request):
@@ -174,6 +191,24 @@ class Worker:
         ]
         told += [{"control": number} for number in range(len(files) - len(images))]
         return [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
+
+    def _beside_of(self, model: Model) -> "_Beside":
+        """The add-ons of a model that is held."""
+        beside = self._beside.get(model)
+        if beside is None:
+            most_bytes = int(_ADD_ONS_SHARE * free_bytes(torch.device("cpu")))
+            read_loras: Shelf[LoraWeights] = Shelf(
+                partial(read_lora, targets=model.adapters.targets), most_bytes=most_bytes
+            )
+            read_embeddings: Shelf[Vectors] = Shelf(
+                partial(read_vectors, widths=model.text_widths), most_bytes=most_bytes // 8
+            )
+            beside = self._beside[model] = _Beside(
+                Loras(self.add_ons, read_loras),
+                Embeddings(self.add_ons, read_embeddings),
+                Controls(self.add_ons, _control_nets(self._settings, model), self._limits),
+            )
+        return beside
 
     async def _drawing_of(self, request: Request) -> Drawing:
         """The request as the engine draws it: pictures fetched and brought to size."""
@@ -238,16 +273,15 @@ class Worker:
                 format=request.output_format,
                 quality=request.output_quality,
                 parameters=parameters_text(
-                    request, seed=drawing.seeds[number], size=size, model=self._model_name
+                    request, seed=drawing.seeds[number], size=size, model=request.model or ""
                 ),
             )
 
         return await asyncio.gather(*(asyncio.to_thread(encode, number) for number in range(len(images))))
 
 
-def _control_nets(settings: Settings, engine: Engine) -> ControlNets:
+def _control_nets(settings: Settings, model: Model) -> ControlNets:
     budget_mb = settings.controlnet_memory_mb
-    model = engine.model
     return ControlNets(
         model,
         budget_bytes=int(_CONTROLS_SHARE * free_bytes(model.device))

@@ -53,6 +53,7 @@ class TestDefaults:
             "previews": False,
             "nsfw": False,
             "lora": None,
+            "model": None,
             "lora_scale": 1.0,
         }
 

@@ -289,6 +289,9 @@ def _web_ui_settings(left: dict[Any, Any], said: list[Entry], problems: list[str
                 )
             else:
                 said.append(Entry(name, "clip_skip", layers - 1))
+        if "sd_model_checkpoint" in settings:
+            name = f"{prefix}sd_model_checkpoint"
+            said.append(Entry(name, "model", settings.pop("sd_model_checkpoint")))
 
 
 _SAID: tuple[Callable[[dict[Any, Any], list[Entry], list[str]], None], ...] = (
@@ -303,5 +306,6 @@ _SAID_SCHEMAS: dict[str, dict[str, Any]] = {
     "resize_mode": {"enum": [*_RESIZES, None]},
     "n_iter": {"type": ["integer", "null"], "minimum": 1},
     "sampler_index": {"type": ["string", "null"]},
+    "sd_model_checkpoint": {"type": ["string", "null"]},
     "CLIP_stop_at_last_layers": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_SKIPPED + 1},
 }
