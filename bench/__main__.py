@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.jobs import encode, memory, single
 from bench.random_model import find_model
-from bench.serving import coldstart, controls, fair, served
+from bench.serving import coldstart, controls, fair, models, served
 from bench.sizes import parse_rows, parse_sizes
 from bench.steps import busy, lengths, limit, means
 
@@ -19,6 +19,7 @@ _BENCHES: dict[str, Callable[[Path, int], None]] = {
     "means": means.run,
     "busy": busy.run,
     "lengths": lengths.run,
+    "models": models.run,
     "controls": controls.run,
 }
 # These also take sizes and rows.
