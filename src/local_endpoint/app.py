@@ -35,7 +35,7 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 _SAY_AGAIN_S = 60.0
-_FILES = {"app.js", "docs.js", "form.js", "json.js", "snippets.js", "style.css"}
+_FILES = {file.name for file in _PAGES.iterdir() if file.suffix in (".js", ".css")}
 
 
 def create_app(core: Core) -> FastAPI:

@@ -6,12 +6,13 @@ import re
 import shlex
 import socket
 from pathlib import Path
+from urllib.parse import quote
 
 from local_endpoint.config import MB, Config
 from local_endpoint.credentials import load_credentials
 from local_endpoint.simulation import Simulation
 
-__all__ = ["OptionError", "add_options", "config_from", "curl_line", "host_url"]
+__all__ = ["OptionError", "add_options", "config_from", "curl_line", "host_url", "page_link"]
 
 _TIMES = (
     "retention",
@@ -174,6 +175,11 @@ def host_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def page_link(base_url: str, config: Config) -> str:
+    """The playground with the first key. What stands behind # stays in the browser: no server or log sees it."""
+    return f"{base_url}/#key={quote(config.keys[0], safe='')}"
 
 
 def curl_line(base_url: str, config: Config) -> str:

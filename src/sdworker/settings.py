@@ -105,6 +105,7 @@ V1_DEFAULTS = {
     "default_guidance": "7.5",
     "default_scheduler": "K-LMS",
     "default_resize": "keep",
+    "default_prompt_syntax": "plain",
 }
 """What a job gets that does not ask, from worker-stable_diffusion_v1 (docs/migrating.md)."""
 
@@ -196,7 +197,8 @@ class Settings(BaseSettings):
     v1_defaults: bool = Field(
         False,
         description="Gives jobs what worker-stable_diffusion_v1 gave them where they do not ask: "
-        "K-LMS, 50 steps, 512x512, and pictures in their own size. Other `DEFAULT_`s count more.",
+        "K-LMS, 50 steps, 512x512, pictures in their own size, and prompts without syntax. "
+        "Other `DEFAULT_`s count more.",
     )
 
     # How many jobs share the hardware.

@@ -174,6 +174,7 @@ def test_v1_defaults_are_those_of_worker_stable_diffusion_v1(environment: pytest
     assert (settings.default_width, settings.default_height) == (512, 512)
     assert (settings.default_steps, settings.default_guidance) == (50, 7.5)
     assert (settings.default_scheduler, settings.default_resize) == ("LMS", "keep")
+    assert settings.default_prompt_syntax == "plain"  # it read no weights
 
 
 def test_a_default_that_is_set_counts_more_than_v1s(environment: pytest.MonkeyPatch) -> None:

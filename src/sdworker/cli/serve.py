@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from local_endpoint.config import Config
 from local_endpoint.core import Core
-from local_endpoint.options import OptionError, add_options, config_from, curl_line, host_url
+from local_endpoint.options import OptionError, add_options, config_from, curl_line, host_url, page_link
 from local_endpoint.server import Server, listen, run_loop
 from local_endpoint.store import FolderInUse
 from local_endpoint.worker_api import worker_environment
@@ -133,7 +133,8 @@ def _greeting(config: Config, base_url: str, gpu: str) -> str:
     return "\n".join(
         [
             f"\nready: {base_url}/v2/{config.endpoint_id}",
-            f"playground: {base_url}/   API document: {base_url}/docs   key: {config.keys[0]}",
+            f"playground: {page_link(base_url, config)}",
+            f"API document: {base_url}/docs   key: {config.keys[0]}",
             "\nA worker on another machine needs this environment, with a RUNPOD_POD_ID of its own:\n",
             *lines,
             f"\nTry it:\n\n{curl_line(base_url, config)}\n",

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sdworker.engine.controls.control import Control
 from sdworker.reading import Reading
 
 __all__ = ["Drawing"]
@@ -21,6 +22,7 @@ class Drawing:
         mask: uint8 [height, width], 255 where `image` is repainted, or None.
         strength: how much of `image` is given up, 0 < strength ≤ 1.
         reading: how the prompts are read.
+        controls: ControlNets that lead it.
     """
 
     prompt: str
@@ -35,3 +37,4 @@ class Drawing:
     mask: np.ndarray | None = None
     strength: float = 1.0
     reading: Reading = field(default_factory=Reading)
+    controls: tuple[Control, ...] = ()

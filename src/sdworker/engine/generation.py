@@ -20,6 +20,8 @@ import numpy as np
 import torch
 
 from sdworker.engine.chores import Chore
+from sdworker.engine.controls.control import Control
+from sdworker.engine.controls.rows import Lead, RowControls
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.networks.model import Model
@@ -102,7 +104,7 @@ class Generation:
         self._model = model
         self._on_step = on_step
         self._state: _State | None = None
-        self._told: tuple[int, Conditioning] | None = None
+        self._told: tuple[int, tuple[Control, ...], Conditioning] | None = None
         scale = model.autoencoder.pixels_per_latent
         channels = model.autoencoder.latent_channels
         self._latent_shape = (1, channels, drawing.height // scale, drawing.width // scale)
@@ -140,7 +142,8 @@ class Generation:
         self.status = Status.BEGINNING
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.drawing.seeds]
         conditionings = yield from self._model.condition(self.drawing, self.plan)
-        self._state = yield from self._start(generators, conditionings)
+        leads = yield from self._embed_hints()
+        self._state = yield from self._start(generators, conditionings, leads)
         self.status = Status.LIVE
 
     def next_input(self) -> UNetInput:
@@ -153,14 +156,27 @@ class Generation:
     def conditioning_at(self, evaluation: int) -> Conditioning:
         """What the UNet is told beside latents and time at an evaluation: of all rows, `Guidance` says in which
         order."""
-        stage = self.plan.stages[evaluation]
-        if self._told is None or self._told[0] != stage:
+        stage, count = self.plan.stages[evaluation], self.table.evaluations
+        controls = tuple(one for one in self.drawing.controls if one.counts_at(evaluation, count))
+        if self._told is None or self._told[:2] != (stage, controls):
             state = self._begun
             told = state.conditionings[stage].for_images(len(self.drawing.seeds))
             if state.channels is not None:
                 told = replace(told, channels=state.channels.repeat(self.plan.guidance.rows, 1, 1, 1))
-            self._told = stage, told
-        return self._told[1]
+            if controls:
+                told = replace(told, controls=self._led_by(controls))
+            self._told = stage, controls, told
+        return self._told[2]
+
+    def _led_by(self, controls: "Sequence[Control]") -> RowControls:
+        """Which rows they lead: all, or those with a prompt."""
+        unprompted = len(self.drawing.seeds) if self.plan.guidance.guided else 0
+        leads = [
+            (row, self._begun.leads[self.drawing.controls.index(control)])
+            for control in controls
+            for row in range(unprompted if control.only_prompted else 0, self.rows)
+        ]
+        return RowControls(self.rows, tuple(leads))
 
     def take(self, predicted: torch.Tensor) -> None:
         """Put the UNet's answer into the history and go on to the next evaluation: wholly, or not at all.
@@ -262,10 +278,24 @@ class Generation:
             layers += 2 * channels * images + 1
         if self._model.inpaints_natively:
             layers += (channels + 1) * images
-        return layers * height * width * _FLOAT_BYTES + self.plan.memory_bytes
+        hints = sum(control.net.hint_channels for control in self.drawing.controls)
+        hint_bytes = hints * height * width * self._model.dtype.itemsize
+        return layers * height * width * _FLOAT_BYTES + hint_bytes + self.plan.memory_bytes
+
+    def _embed_hints(self) -> "Generator[None, None, tuple[Lead, ...]]":
+        """What each of its ControlNets is shown and how much it counts, on the device."""
+        leads = []
+        for control in self.drawing.controls:
+            strengths = send(torch.tensor(control.strengths()), self._model.device)
+            leads.append(Lead(control.net, control.net.embed(control.hint), strengths))
+            yield
+        return tuple(leads)
 
     def _start(
-        self, generators: "list[torch.Generator]", conditionings: "Sequence[Conditioning]"
+        self,
+        generators: "list[torch.Generator]",
+        conditionings: "Sequence[Conditioning]",
+        leads: tuple[Lead, ...],
     ) -> "Generator[None, None, _State]":
         """Draw what diffusers' pipelines draw before their loop, in their order."""
         drawing, table, model = self.drawing, self.table, self._model
@@ -290,6 +320,7 @@ class Generation:
         return _State(
             generators=generators,
             conditionings=conditionings,
+            leads=leads,
             channels=self._native_mask(mask, masked_image) if model.inpaints_natively else None,
             kept=_Kept(image, noise, mask)
             if table.blend is not None and image is not None and mask is not None
@@ -321,6 +352,7 @@ class _State:
     Attributes:
         generators: one an image.
         conditionings: of one image's rows; the plan says which evaluation has which.
+        leads: of each of the drawing's controls, what leads its rows.
         channels: [images, 5, h, w] of an inpainting UNet, else None.
         kept: where a mask is blended in.
         history: [columns, images, 4, h, w] in float32.
@@ -328,6 +360,7 @@ class _State:
 
     generators: list[torch.Generator]
     conditionings: Sequence[Conditioning]
+    leads: tuple[Lead, ...]
     channels: torch.Tensor | None
     kept: "_Kept | None"
     history: torch.Tensor

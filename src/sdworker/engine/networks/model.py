@@ -4,12 +4,13 @@ The only files that call the networks are this one, the families' and `autoencod
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 
+from sdworker.engine.controls.rows import with_residuals
 from sdworker.engine.device import time_call
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.model_files import ModelFolder
@@ -101,6 +102,12 @@ class Model(ABC):
         """The UNet as diffusers has it; `denoise` is what to call."""
 
     @property
+    def unet_config(self) -> Mapping[str, Any]:
+        """How the UNet is built: what goes beside it must be built likewise."""
+        config: Mapping[str, Any] = self._unet.config
+        return config
+
+    @property
     def default_size(self) -> tuple[int, int]:
         """Width and height, in pixels, that the model was trained for."""
         return trained_size(self._unet.config, self.autoencoder.config)
@@ -118,13 +125,16 @@ class Model(ABC):
 
     @torch.inference_mode()
     def denoise(self, inputs: UNetInput) -> torch.Tensor:
-        """One UNet forward.
+        """One UNet forward, and before it one of each ControlNet that leads any of its rows.
 
         Returns:
             [rows, 4, h/s, w/s] in float32: what the model predicts (noise, or velocity).
+
+        Raises:
+            ControlError: memory does not suffice for a ControlNet.
         """
         forward = self.forward if self._prepared is None else self._prepared
-        return forward(inputs.to(self.dtype)).float()
+        return forward(with_residuals(inputs.to(self.dtype), self.free_memory)).float()
 
     @torch.inference_mode()
     def prepare(self, rows: int, shape: tuple[int, int] | None = None) -> None:

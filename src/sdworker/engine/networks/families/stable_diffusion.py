@@ -8,12 +8,13 @@ from typing import Any, Self
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from sdworker.engine.controls.rows import unet_arguments
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.model_config import ModelError
 from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.loading import load_network, load_text
 from sdworker.engine.networks.model import Loading, Model
-from sdworker.engine.plan import Guidance, Plan
+from sdworker.engine.plan import Guidance, Plan, length_together
 from sdworker.engine.tables import steps_taken
 from sdworker.engine.text.encoder import PromptEncoder
 from sdworker.engine.text.errors import PromptError
@@ -79,7 +80,7 @@ class StableDiffusion(Model):
         said = [tuple(part.at(i) for part in rows) for i in range(evaluations)]
         texts = tuple(dict.fromkeys(said))
         numbers = {told: number for number, told in enumerate(texts)}
-        lengths = tuple(math.lcm(*(text.length for text in told)) for told in texts)
+        lengths = tuple(length_together(told) for told in texts)
         return Plan(
             guidance=guidance,
             text_lengths=lengths,
@@ -145,6 +146,7 @@ class StableDiffusion(Model):
             encoder_hidden_states=told.text,
             timestep_cond=told.added.get("timestep_cond"),
             return_dict=False,
+            **unet_arguments(told),
         )[0]
         return output
 

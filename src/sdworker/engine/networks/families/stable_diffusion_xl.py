@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from sdworker.engine.controls.rows import unet_arguments
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.model_config import ModelError, shown
@@ -121,6 +122,7 @@ class StableDiffusionXL(StableDiffusion):
             timestep_cond=told.added.get("timestep_cond"),
             added_cond_kwargs={name: told.added[name] for name in ("text_embeds", "time_ids")},
             return_dict=False,
+            **unet_arguments(told),
         )[0]
         return output
 
