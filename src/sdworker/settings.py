@@ -367,6 +367,11 @@ class Settings(BaseSettings):
         True,
         description="Draw one small image before taking jobs, and measure what steps cost when there are none.",
     )
+    fewer_threads: bool = Field(
+        True,
+        description="On a CPU, take steps with fewer threads while other programs make that quicker "
+        "(docs/tuning.md).",
+    )
     keep_memory: bool = Field(
         True,
         description="On a CPU, keep freed memory for the next step; "

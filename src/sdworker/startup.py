@@ -73,6 +73,7 @@ def build_worker(settings: Settings) -> Worker:
         model,
         max_rows=settings.max_rows,
         threads=threads,
+        fewer_threads=settings.fewer_threads,
         memory_bytes=None if memory_mb is None else memory_mb * 2**20,
     )
     try:

@@ -120,6 +120,7 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
         ("yes", True),
     ],
     "WARM_UP": [("0", False), ("1", True), ("false", False), ("no", False), ("OFF", False), ("yes", True)],
+    "FEWER_THREADS": [("0", False), ("1", True)],
     "KEEP_MEMORY": [("0", False), ("1", True)],
 }
 REFUSED: dict[str, list[str]] = {
@@ -165,6 +166,7 @@ REFUSED: dict[str, list[str]] = {
     "PROGRESS_INTERVAL_MS": ["-1", "0.5"],
     "QUICK_START": ["maybe", "-1"],
     "WARM_UP": ["maybe", "-1"],
+    "FEWER_THREADS": ["two"],
     "KEEP_MEMORY": ["some"],
 }
 

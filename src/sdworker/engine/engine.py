@@ -33,6 +33,7 @@ from sdworker.engine.batch import choose, who_may_begin
 from sdworker.engine.chores import Chore, Chores
 from sdworker.engine.costs import StepCosts
 from sdworker.engine.costs.learner import CostLearner
+from sdworker.engine.costs.threads import ThreadChooser
 from sdworker.engine.device import Lap, Pace, free_bytes, mark
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.errand import Errand
@@ -80,6 +81,7 @@ class Engine:
         *,
         max_rows: int | None = None,
         threads: int | None = None,
+        fewer_threads: bool = True,
         memory_bytes: int | None = None,
     ) -> None:
         """
@@ -88,12 +90,18 @@ class Engine:
             max_rows: most rows in one UNet forward. None: as many as `calibrate` finds worth it.
             threads: with how many threads to compute on a CPU (`processor.reserve_cores`). None: torch's own
                 number.
+            fewer_threads: steps are taken with fewer of them while that is quicker (`costs/threads.py`).
             memory_bytes: what drawings under way may hold on the device beside the model and between steps.
                 None: a third of what is free now.
         """
         self.model = model
         self._tables = SamplerTables(model.scheduler_config, model.device)
         self._threads = threads
+        self._chooser = (
+            ThreadChooser(threads or 1, now_s=time.monotonic())
+            if fewer_threads and (threads or 1) > 1 and model.device.type == "cpu"
+            else None
+        )
         self._learner = CostLearner(model, max_rows=max_rows)
         self._memory_bytes = (
             int(_MEMORY_SHARE * free_bytes(model.device)) if memory_bytes is None else memory_bytes
@@ -324,7 +332,9 @@ class Engine:
         chosen = choose(self._generations, self.costs, [one for one in self._generations if one.is_live])
         if chosen:
             self._age(chosen)
+            began = time.perf_counter()
             self._step(chosen)
+            self._choose_threads(time.perf_counter() - began)
         self._let_finished_leave()
         if self._do_some_chores() or chosen:
             self._pace.step_queued()
@@ -466,6 +476,15 @@ class Engine:
             one.age += self._step_s
             if one not in chosen:
                 one.passed_over += self._step_s
+
+    def _choose_threads(self, seconds: float) -> None:
+        """The step at hand took so long: on a CPU, with how many threads shall the next one be taken?"""
+        if self._chooser is None or not self._learner.knows:
+            return
+        before = self._chooser.threads
+        threads = self._chooser.step_took(seconds / self._step_s, time.monotonic())
+        if threads != before:
+            use_cores(threads)
 
     def _step(self, chosen: "list[Generation]") -> None:
         """One UNet forward over the rows of all chosen, and each one's sampler step."""

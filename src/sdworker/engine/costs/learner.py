@@ -50,6 +50,11 @@ class CostLearner:
         """Whether there is something left to measure."""
         return not self._stop.is_set() and (self._calibration is not None or self._is_to_be_done_again())
 
+    @property
+    def knows(self) -> bool:
+        """Whether `costs` were measured; until then they are assumed."""
+        return bool(self._best)
+
     def stop(self) -> None:
         """Measure nothing more, after the forward at hand; for any thread."""
         self._stop.set()
