@@ -3,11 +3,47 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from sdworker.engine.controls.control import Control
 from sdworker.reading import Reading
 
-__all__ = ["Drawing"]
+__all__ = ["Drawing", "Latents", "Standing"]
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """What an earlier pass ended with, to start from in another size.
+
+    Attributes:
+        values: [images, 4, h, w] in float32, finished; on the model's device.
+        mode: of torch's `interpolate`, by which they come to size.
+        antialias: likewise.
+    """
+
+    values: torch.Tensor
+    mode: str = "bilinear"
+    antialias: bool = False
+
+    def enlarged(self, shape: tuple[int, int]) -> torch.Tensor:
+        """[images, 4, *shape]."""
+        return torch.nn.functional.interpolate(
+            self.values, size=shape, mode=self.mode, antialias=self.antialias
+        )
+
+
+@dataclass
+class Standing:
+    """How long a job has been here, which it keeps from pass to pass.
+
+    Attributes:
+        age, passed_over: seconds of steps since it was submitted, and of those it had no part in.
+        to_come: evaluations of passes that follow, counted in what one of the present pass costs.
+    """
+
+    age: float = 0.0
+    passed_over: float = 0.0
+    to_come: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,9 +54,10 @@ class Drawing:
         width, height: in pixels, multiples of 8.
         sampler: canonical name (`sdworker/samplers.py`).
         seeds: one for each image.
-        image: uint8 [height, width, 3] to start from, or None.
+        image: uint8 [height, width, 3] to start from, or [images, height, width, 3] for each its own, or None.
+        latents: of an earlier pass, to start from; or None.
         mask: uint8 [height, width], 255 where `image` is repainted, or None.
-        strength: how much of `image` is given up, 0 < strength ≤ 1.
+        strength: how much of what it starts from is given up, 0 < strength ≤ 1.
         reading: how the prompts are read.
         controls: ControlNets that lead it.
     """
@@ -34,7 +71,12 @@ class Drawing:
     sampler: str
     seeds: tuple[int, ...]
     image: np.ndarray | None = None
+    latents: Latents | None = None
     mask: np.ndarray | None = None
     strength: float = 1.0
     reading: Reading = field(default_factory=Reading)
     controls: tuple[Control, ...] = ()
+
+    @property
+    def starts_from_a_picture(self) -> bool:
+        return self.image is not None or self.latents is not None

@@ -35,7 +35,7 @@ from sdworker.engine.costs import StepCosts
 from sdworker.engine.costs.learner import CostLearner
 from sdworker.engine.costs.threads import ThreadChooser
 from sdworker.engine.device import Lap, Pace, free_bytes, mark
-from sdworker.engine.drawing import Drawing
+from sdworker.engine.drawing import Drawing, Standing
 from sdworker.engine.errand import Errand
 from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain, is_fatal
 from sdworker.engine.generation import Generation, OnStep, table_for
@@ -190,20 +190,41 @@ class Engine:
         self._submit(errand)
         return errand.result
 
-    async def draw(self, drawing: Drawing, on_step: OnStep | None = None) -> list[np.ndarray]:
+    async def draw(
+        self, drawing: Drawing, on_step: OnStep | None = None, *, standing: Standing | None = None
+    ) -> list[np.ndarray]:
         """The drawing's images, uint8 [height, width, 3], in the order of its seeds.
 
         Cancelling the awaiting task takes the drawing out at its next step; the task ends once its rows are
         free, so whoever counts tasks counts the device's load.
 
+        Args:
+            on_step: told how far it is.
+            standing: of its job, where this is one of several passes.
+
         Raises:
             UserError: it could not be drawn.
         """
-        with self._door:
-            self._check_open()
-        generation = await asyncio.get_running_loop().run_in_executor(
-            self._prober, self._plan, drawing, on_step
-        )
+        images: list[np.ndarray] = await self._draw(drawing, on_step, standing=standing)
+        return images
+
+    async def draw_latents(
+        self, drawing: Drawing, on_step: OnStep | None = None, *, standing: Standing | None = None
+    ) -> torch.Tensor:
+        """The same up to the finished latents, [images, 4, h, w] on the model's device, for another pass."""
+        latents: torch.Tensor = await self._draw(drawing, on_step, standing=standing, as_latents=True)
+        return latents
+
+    async def evaluations(self, drawing: Drawing) -> int:
+        """Of the UNet, that it takes; and so whether it can be drawn at all.
+
+        Raises:
+            UserError: it cannot.
+        """
+        return (await self._planned(drawing, None)).table.evaluations
+
+    async def _draw(self, drawing: Drawing, on_step: OnStep | None, **options: Any) -> Any:
+        generation = await self._planned(drawing, on_step, **options)
         self._submit(generation)
         images = asyncio.wrap_future(generation.images)
         try:
@@ -213,6 +234,12 @@ class Engine:
             await asyncio.wait([images])
             images.exception()  # seen: asyncio need not warn that nobody looked
             raise
+
+    async def _planned(self, drawing: Drawing, on_step: OnStep | None, **options: Any) -> Generation:
+        with self._door:
+            self._check_open()
+        plan = partial(self._plan, drawing, on_step, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._prober, plan)
 
     async def do(self, chores: Sequence[Chore[T]]) -> list[T]:
         """What comes of one job's chores, done on the device between steps. Cancelling is as with `draw`.
@@ -262,7 +289,7 @@ class Engine:
         if self._closed:
             raise EngineError(_SHUTTING_DOWN)
 
-    def _plan(self, drawing: Drawing, on_step: OnStep | None) -> Generation:
+    def _plan(self, drawing: Drawing, on_step: OnStep | None, **options: Any) -> Generation:
         """The drawing as it will wait, off the engine's thread: probing a table of 500 steps takes a second.
 
         Raises:
@@ -270,7 +297,7 @@ class Engine:
                 into memory.
         """
         table = table_for(drawing, self._tables, inpaints_natively=self.model.inpaints_natively)
-        generation = Generation(drawing, table, self.model, on_step)
+        generation = Generation(drawing, table, self.model, on_step, **options)
         if generation.memory_bytes > self._memory_bytes:
             raise EngineError(
                 f"{len(drawing.seeds)} images of {drawing.width}x{drawing.height} in {drawing.steps} steps of "
@@ -473,9 +500,9 @@ class Engine:
         """Count what the coming step takes, and for whom it is time passed over."""
         self._step_s = self.costs.seconds(sum(one.rows for one in chosen), chosen[0].shape)
         for one in self._generations:
-            one.age += self._step_s
+            one.standing.age += self._step_s
             if one not in chosen:
-                one.passed_over += self._step_s
+                one.standing.passed_over += self._step_s
 
     def _choose_threads(self, seconds: float) -> None:
         """The step at hand took so long: on a CPU, with how many threads shall the next one be taken?"""
