@@ -21,7 +21,7 @@ from sdworker.startup import build_worker
 
 _ROWS = (2, 8)
 _STEPS = 40
-_SPIN = "import os, sys, time\nos.sched_setaffinity(0, {int(sys.argv[1])})\nend = time.monotonic() + 60\n"
+_SPIN = "import os, sys, time\nos.sched_setaffinity(0, {int(sys.argv[1])})\nend = time.monotonic() + 600\n"
 _SPIN += "while time.monotonic() < end and os.getppid() == int(sys.argv[2]): pass"
 
 

@@ -1,6 +1,6 @@
 """One job from start to finish.
 
-    job → request → (pictures in) → engine → (check) → encode → delivery → [{image, seed}]
+    job → request → (pictures and upscalers in) → engine → (upscale, check) → encode → delivery → [{image, seed}]
 
 `Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded in processes of
 their own and encoded in threads, the engine has its own thread, so any number of jobs can be on their way at once.
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sdworker.assets import AddOns
 from sdworker.delivery import Delivery
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
@@ -21,6 +22,7 @@ from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
 from sdworker.engine.processor import give_back_memory
 from sdworker.generation_data import parameters_text
+from sdworker.larger import SecondPass, Upscalers, draw_twice, enlarge
 from sdworker.pictures import (
     PictureFile,
     PictureLimits,
@@ -57,6 +59,7 @@ class Worker:
         self._limits = PictureLimits.from_settings(settings)
         self._model_name = model_name
         self._guard = guard
+        self._upscalers = Upscalers(engine, AddOns.from_settings(settings))
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
         self._most_tokens = settings.max_prompt_tokens
@@ -111,9 +114,17 @@ class Worker:
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
         drawing = await self._drawing_of(request)
+        second_pass = await self._second_pass_of(request, drawing)
+        upscaler = await self._upscalers.of(request.upscale)
+        size = (drawing.width, drawing.height) if second_pass is None else second_pass.size
+        if upscaler is not None:
+            size = self.contract.upscaled_size(request, size)
         watch.lap("read")
-        images = await self.engine.draw(drawing, on_step)
+        images = await self._draw(drawing, second_pass, on_step)
         watch.lap("draw")
+        if upscaler is not None:
+            images = await enlarge(self.engine, images, upscaler, size)
+            watch.lap("upscale")
         flagged: set[int] = set()
         if self._guard is not None and self._guard.looks_at(request):
             flagged = {i for i, flag in enumerate(await self._guard.judge(self.engine, images)) if flag}
@@ -126,12 +137,29 @@ class Worker:
         watch.lap("deliver")
         with contextlib.suppress(EngineError):  # that it is closed: then there is nothing to be done
             self.engine.call(give_back_memory)
-        log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), drawing.width, drawing.height,
+        log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), *size,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
         return [
             {"image": image, "seed": seed} | ({"nsfw": True} if i in flagged else {})
             for i, (image, seed) in enumerate(zip(delivered, drawing.seeds, strict=True))
         ]
+
+    async def _draw(
+        self, drawing: Drawing, second_pass: SecondPass | None, on_step: OnStep | None
+    ) -> list[np.ndarray]:
+        """The drawing's images, in one pass or two; of one without steps, the picture it starts from."""
+        if drawing.steps == 0:
+            assert drawing.image is not None, "nothing is drawn of nothing"
+            return [drawing.image]
+        if second_pass is not None:
+            return await draw_twice(self.engine, drawing, second_pass, on_step)
+        return await self.engine.draw(drawing, on_step)
+
+    async def _second_pass_of(self, request: Request, drawing: Drawing) -> SecondPass | None:
+        if request.hires is None:
+            return None
+        size = self.contract.hires_size(request, (drawing.width, drawing.height))
+        return SecondPass(request.hires, size, await self._upscalers.of(request.hires))
 
     async def _drawing_of(self, request: Request) -> Drawing:
         """The request as the engine draws it: pictures fetched and brought to size."""
@@ -148,6 +176,9 @@ class Worker:
             def fit(size: tuple[int, int]) -> tuple[int, int]:
                 nonlocal own_size
                 own_size = size
+                if request.only_enlarges and not (request.width or request.height):
+                    self.contract.upscaled_size(request, size)  # before it is read
+                    return size
                 return self.contract.size_for(request, size)
 
             image = await decode_picture(picture_file, fit, request.resize)

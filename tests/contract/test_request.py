@@ -46,7 +46,7 @@ class TestDefaults:
             "schedule": "karras",
             "output_format": "png",
             "output_quality": 95,
-            "nsfw": None,
+            "nsfw": False,
             "lora": None,
             "lora_scale": 1.0,
         }
@@ -331,16 +331,16 @@ class TestMessages:
         )
 
     def test_ten_thousand_unknown_fields_make_a_short_error_quickly(self, contract: Contract) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         message = refusal(contract, {"prompt": "x", **{f"{'k' * 100}{i}": i for i in range(10_000)}})
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
         assert len(message) < 1000
         assert message.endswith("and 9995 more that are no fields")
 
     def test_a_huge_unknown_name_is_not_compared_letter_by_letter(self, contract: Contract) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         assert len(refusal(contract, {"prompt": "x", "prompt" * 500_000: 1})) < 200
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
     @pytest.mark.parametrize("field", ["prompt", "negative_prompt", "init_image", "mask"])
     def test_prompts_and_pictures_are_never_repeated(self, contract: Contract, field: str) -> None:

@@ -1,6 +1,7 @@
 """The worker's process: killed, ended, without a log or a disk, with variables of nonsense, with a dead engine."""
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import io
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bench.standin import Platform, platform
 from sdworker.process import environment, log_stream, redaction
 from sdworker.serverless import wire
 from sdworker.serverless.outbox import encode
-from tests.serverless.conftest import ROOT, running_worker
+from tests.serverless.conftest import ROOT, running_worker, signal_group
 
 from .faults import Faults
 
@@ -47,7 +49,7 @@ async def test_a_worker_that_is_killed_pings_no_more_and_leaves_nothing_behind()
         worker.process.kill()
         assert await worker.exit_code() == -signal.SIGKILL
         with pytest.raises(ProcessLookupError):
-            os.killpg(worker.process.pid, 0)
+            signal_group(worker.process.pid, 0)
         pings = len(worker.platform.pings)
         await asyncio.sleep(1.0)
         assert len(worker.platform.pings) <= pings + 1  # one may have been on its way
@@ -73,12 +75,35 @@ async def test_a_signal_to_the_whole_group_lets_jobs_drain_and_pings_go_on(numbe
     async with running_worker(**FAST_PINGS) as worker:
         standin = worker.platform
         await drawing(standin, "drains")
-        os.killpg(worker.process.pid, number)
+        signal_group(worker.process.pid, number)
         pings = len(standin.pings)
         await standin.until(lambda: "drains" in standin.pings[pings + 2 :] or "drains" in standin.results)
         assert "output" in await standin.result("drains")
         assert await worker.exit_code() == 0
         assert "drains" in standin.pings[pings:]
+
+
+@pytest.mark.parametrize(
+    ("number", "decoders"), [(signal.SIGTERM, "started just then"), (signal.SIGINT, "at work before")]
+)
+async def test_pictures_are_decoded_after_a_signal_to_the_whole_group(number: int, decoders: str) -> None:
+    """As a shell sends it; to them too, then, were they of the group."""
+    file = io.BytesIO()
+    Image.new("RGB", (1500, 1500), "red").save(file, "PNG")
+    with_picture = {**JOB, "init_image": base64.b64encode(file.getvalue()).decode("ascii")}
+    async with running_worker(CONCURRENCY="4", **FAST_PINGS) as worker:
+        standin = worker.platform
+        if decoders == "at work before":
+            standin.submit("before", **with_picture)
+            assert "output" in await standin.result("before")
+        await drawing(standin, "drains")
+        for i in range(2):
+            standin.submit(f"picture-{i}", **with_picture)
+        await standin.until(lambda: "picture-1" in standin.taken)
+        signal_group(worker.process.pid, number)
+        for name in ("drains", "picture-0", "picture-1"):
+            assert "output" in await standin.result(name)
+        assert await worker.exit_code() == 0
 
 
 async def test_sigterm_waits_for_a_platform_that_is_away() -> None:
@@ -171,7 +196,7 @@ async def logging_to(
             yield standin, process
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                signal_group(process.pid, signal.SIGKILL)
             await process.wait()
 
 

@@ -18,9 +18,7 @@ Times are what the steps cost by `StepCosts`, so the same arrivals give the same
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Protocol, TypeVar
-
-from sdworker.engine.costs import Shape
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Candidate", "Costs", "Newcomer", "choose", "who_may_begin"]
 
@@ -34,10 +32,10 @@ _USUAL = 3.0
 
 
 class Costs(Protocol):
-    """What steps cost; `StepCosts`."""
+    """What steps of a group cost, and how many rows one may have."""
 
-    def seconds(self, rows: int, shape: Shape, /) -> float: ...
-    def limit(self, shape: Shape, /) -> int: ...
+    def seconds(self, rows: int, group: Any, /) -> float: ...
+    def limit(self, group: Any, /) -> int: ...
 
 
 class Candidate(Protocol):
@@ -45,7 +43,7 @@ class Candidate(Protocol):
 
     Attributes:
         rows: rows it brings to a UNet batch.
-        shape: generations of one shape can share a step.
+        group: generations of one group can share a step: of one model and shape.
         text_length: tokens of its texts at the coming step.
         evaluations: steps in all.
         evaluations_left: steps to go.
@@ -56,7 +54,7 @@ class Candidate(Protocol):
     @property
     def rows(self) -> int: ...
     @property
-    def shape(self) -> Shape: ...
+    def group(self) -> Any: ...
     @property
     def text_length(self) -> int: ...
     @property
@@ -88,7 +86,7 @@ N = TypeVar("N", bound=Newcomer)
 
 
 def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None) -> list[C]:
-    """The generations of the next step, all of one shape and with texts that can be tiled to one length; the first
+    """The generations of the next step, all of one group and with texts that can be tiled to one length; the first
     has the best claim.
 
     Args:
@@ -99,24 +97,24 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
     eligible = waiting if among is None else among
     if len(eligible) < 2:
         return list(eligible)
-    crowded = sum(one.rows / costs.limit(one.shape) for one in waiting) > 1
+    crowded = sum(one.rows / costs.limit(one.group) for one in waiting) > 1
     rank = _rank_in_a_crowd if crowded else _rank_with_room
     first, *others = sorted(eligible, key=lambda one: rank(one, costs))
-    limit = costs.limit(first.shape)
+    limit = costs.limit(first.group)
     chosen = [first]
     lengths = {first.text_length}
     rows = similar_rows = first.rows
     for one in others:
         together = rows + one.rows
-        if one.shape != first.shape or together > limit:
+        if one.group != first.group or together > limit:
             continue
         if not _can_be_tiled(lengths | {one.text_length}):
             continue
         ratio = _work(first, costs) / _work(one, costs)
         if ratio * _SIMILAR >= 1:
             similar_rows += one.rows
-        elif not crowded and costs.seconds(together, one.shape) > costs.seconds(
-            similar_rows, one.shape
+        elif not crowded and costs.seconds(together, one.group) > costs.seconds(
+            similar_rows, one.group
         ) * _bearable_growth(ratio):
             continue
         chosen.append(one)
@@ -160,12 +158,12 @@ def _rank_with_room(one: Candidate, costs: Costs) -> float:
 
 
 def _work_left(one: Candidate, costs: Costs) -> float:
-    return one.evaluations_left * costs.seconds(one.rows, one.shape)
+    return one.evaluations_left * costs.seconds(one.rows, one.group)
 
 
 def _work(one: Candidate, costs: Costs) -> float:
     """Seconds that it takes alone."""
-    return one.evaluations * costs.seconds(one.rows, one.shape)
+    return one.evaluations * costs.seconds(one.rows, one.group)
 
 
 def _bearable_growth(ratio: float) -> float:

@@ -27,6 +27,7 @@ from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing, Standing
 from sdworker.engine.networks.model import Model
 from sdworker.engine.plan import Plan
+from sdworker.engine.roster import Group
 from sdworker.engine.tables import SamplerTables, Table, first_step
 from sdworker.engine.unet_input import Conditioning, UNetInput
 
@@ -79,7 +80,9 @@ class Generation:
         evaluation: UNet evaluations done.
         standing: how long its job has been here.
         rows: rows it brings to a UNet batch.
-        shape: latent height and width; generations of one shape can share a step.
+        model: what it is drawn with.
+        shape: latent height and width.
+        group: the model and the shape; generations of one group can share a step.
         memory_bytes: what it holds on the device from its beginning on.
     """
 
@@ -115,7 +118,7 @@ class Generation:
         self.evaluation = 0
         self.as_latents = as_latents
         self.standing = standing or Standing()
-        self._model = model
+        self.model = model
         self._on_step = on_step
         self._state: _State | None = None
         self._told: tuple[int, tuple[Control, ...], Conditioning] | None = None
@@ -124,6 +127,7 @@ class Generation:
         self._latent_shape = (1, channels, drawing.height // scale, drawing.width // scale)
         self.rows = len(drawing.seeds) * self.plan.guidance.rows
         self.shape = self._latent_shape[2], self._latent_shape[3]
+        self.group: Group = model, self.shape
         self.memory_bytes = self._count_memory()
 
     @property
@@ -163,7 +167,7 @@ class Generation:
         """
         self.status = Status.BEGINNING
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.drawing.seeds]
-        conditionings = yield from self._model.condition(self.drawing, self.plan)
+        conditionings = yield from self.model.condition(self.drawing, self.plan)
         leads = yield from self._embed_hints()
         self._state = yield from self._start(generators, conditionings, leads)
         self.status = Status.LIVE
@@ -241,21 +245,26 @@ class Generation:
         """The finished latents, [images, 4, h, w] in float32."""
         return self._combine(self.table.outcome, self.table.columns)
 
-    def leave(self) -> None:
-        """Its steps are done, and nothing but its images is needed any more: `chores` decode them, one at a time,
-        since the memory a decode needs grows with the pixels decoded at once."""
-        autoencoder = self._model.autoencoder
+    def leave(self) -> torch.Tensor:
+        """Its steps are done, and nothing but its latents, which it returns, and its images is needed any more:
+        `chores` decode them, one at a time, since the memory a decode needs grows with the pixels decoded at once.
+        """
+        latents = self.outcome()
+        self.status = Status.LEAVING
+        self._state = self._told = None
+        if self.as_latents:
+            return latents
+        autoencoder = self.model.autoencoder
         kind = "decode", self.drawing.height, self.drawing.width
         self.chores = [
             Chore(
-                partial(autoencoder.decode_in_pieces, latents),
+                partial(autoencoder.decode_in_pieces, one),
                 kind=kind,
                 is_large=autoencoder.is_large(*kind[1:]),
             )
-            for latents in self.outcome().split(1)
+            for one in latents.split(1)
         ]
-        self.status = Status.LEAVING
-        self._state = self._told = None
+        return latents
 
     def fail(self, error: Exception) -> None:
         """Tell its caller, once."""
@@ -274,7 +283,7 @@ class Generation:
 
     def _draw_noise(self, generators: "list[torch.Generator]") -> torch.Tensor:
         draws = [torch.randn(self._latent_shape, generator=generator) for generator in generators]
-        return send(torch.cat(draws), self._model.device)
+        return send(torch.cat(draws), self.model.device)
 
     @contextlib.contextmanager
     def _as_they_were_if_it_fails(self) -> Iterator[None]:
@@ -298,17 +307,17 @@ class Generation:
         layers = channels * images * self.table.columns
         if self.table.blend is not None:  # the picture, its noise and the mask
             layers += 2 * channels * images + 1
-        if self._model.inpaints_natively:
+        if self.model.inpaints_natively:
             layers += (channels + 1) * images
         hints = sum(control.net.hint_channels for control in self.drawing.controls)
-        hint_bytes = hints * height * width * self._model.dtype.itemsize
+        hint_bytes = hints * height * width * self.model.dtype.itemsize
         return layers * height * width * _FLOAT_BYTES + hint_bytes + self.plan.memory_bytes
 
     def _embed_hints(self) -> "Generator[None, None, tuple[Lead, ...]]":
         """What each of its ControlNets is shown and how much it counts, on the device."""
         leads = []
         for control in self.drawing.controls:
-            strengths = send(torch.tensor(control.strengths()), self._model.device)
+            strengths = send(torch.tensor(control.strengths()), self.model.device)
             leads.append(Lead(control.net, control.net.embed(control.hint), strengths))
             yield
         return tuple(leads)
@@ -320,7 +329,7 @@ class Generation:
         leads: tuple[Lead, ...],
     ) -> "Generator[None, None, _State]":
         """Draw what diffusers' pipelines draw before their loop, in their order."""
-        drawing, table, model = self.drawing, self.table, self._model
+        drawing, table, model = self.drawing, self.table, self.model
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
         image = None
         if drawing.latents is not None:
@@ -357,7 +366,7 @@ class Generation:
         generator."""
         posteriors = []
         for picture in pixels.split(1):
-            posteriors.append((yield from self._model.autoencoder.encode_in_pieces(picture)))
+            posteriors.append((yield from self.model.autoencoder.encode_in_pieces(picture)))
             yield
         each = posteriors if len(posteriors) == len(generators) else posteriors * len(generators)
         return torch.cat(
@@ -368,9 +377,9 @@ class Generation:
         """The five extra channels of an inpainting UNet, [images, 5, h, w]; without a mask all is repainted."""
         images = len(self.drawing.seeds)
         if mask is None or masked_image is None:
-            mask = torch.ones(1, 1, *self.shape, device=self._model.device)
+            mask = torch.ones(1, 1, *self.shape, device=self.model.device)
             blank = torch.zeros(1, 3, self.drawing.height, self.drawing.width)
-            masked_image = self._model.autoencoder.encode(blank).mean.expand(images, -1, -1, -1)
+            masked_image = self.model.autoencoder.encode(blank).mean.expand(images, -1, -1, -1)
         return torch.cat([mask.expand(images, -1, -1, -1), masked_image], dim=1)
 
 

@@ -149,6 +149,7 @@ class _Decoder:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,  # libraries complain there of callers' files
                     env=_environment(),
+                    process_group=0,  # a signal to the worker's is not for it, not even before it ignores that
                 )
         except OSError as error:
             ours.close()

@@ -59,7 +59,10 @@ class Contract:
         left, said, foreign = peers.translate(given)
         found, unknown = entries(Request, left)
         named = Named.read(Request, [*found, *said])
-        request, wrong, problems = check_fields(Request, named, self._defaults(), Request.STAND_INS)
+        defaults = self._defaults()
+        if named.values.get("num_inference_steps") == 0:  # then there is nothing to say
+            defaults |= Request.STAND_INS
+        request, wrong, problems = check_fields(Request, named, defaults, Request.STAND_INS)
         seen = Seen(request, named, wrong, self.settings, self.sizes)
         together = [problem for check in CHECKS for problem in check(seen)]
         problems = [*unknown, *named.problems, *problems, *foreign, *together]
@@ -103,6 +106,24 @@ class Contract:
         """
         return self.sizes.of_picture(request, picture)
 
+    def hires_size(self, request: Request, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of the second pass of a request whose first has that size.
+
+        Raises:
+            InputError: it may not be drawn.
+        """
+        assert request.hires is not None, "there is a second pass"
+        return self.sizes.of_hires(request.hires, size)
+
+    def upscaled_size(self, request: Request, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of the images of a request that are enlarged from that size.
+
+        Raises:
+            InputError: they may not become so large.
+        """
+        assert request.upscale is not None, "they are enlarged"
+        return self.sizes.of_upscale(request.upscale, size)
+
     def fits(self, width: int, height: int) -> bool:
         """Whether an image of that size may be drawn."""
         return self.sizes.fits(width, height)
@@ -116,6 +137,8 @@ class Contract:
         update: dict[str, Any] = {"scheduler": sampler.name, "schedule": sampler.schedule}
         if request.seed in (None, -1):
             update["seed"] = secrets.randbelow(2**32)
+        if request.only_enlarges and "prompt" not in named.values:
+            update["prompt"] = ""
         if request.init_image is None:
             width, height = self.default_size
             update |= {"width": request.width or width, "height": request.height or height}

@@ -108,6 +108,16 @@ class Model(ABC):
         return config
 
     @property
+    def architecture(self) -> str:
+        """Equal for models whose steps cost the same."""
+        described = {name: value for name, value in self.unet_config.items() if not name.startswith("_")}
+        return f"{type(self).__name__} {self.dtype} {sorted(described.items())}"
+
+    def release(self) -> None:
+        """Give up its networks, at once and whoever still refers to it; it cannot be used any more."""
+        vars(self).clear()
+
+    @property
     def default_size(self) -> tuple[int, int]:
         """Width and height, in pixels, that the model was trained for."""
         return trained_size(self._unet.config, self.autoencoder.config)
