@@ -40,7 +40,7 @@ async def _serve(args: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     print(f"endpoint   {base_url}/v2/{config.endpoint_id}")
     print(f"playground {page_link(base_url, config)}")
-    print(f"documents  {base_url}/docs")
+    print(f"console    {base_url}/console   API document {base_url}/docs")
     print(f"key        {config.keys[0]}")
     print("\nA worker needs this environment; give each a RUNPOD_POD_ID of its own:\n")
     for name, value in worker_environment(config, base_url, "worker-1", quote(args.gpu)).items():

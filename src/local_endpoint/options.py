@@ -61,6 +61,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--input-schema", type=Path, help="JSON Schema file of a job's input, for the playground"
     )
     serving.add_argument(
+        "--explain-command",
+        type=shlex.split,
+        default=(),
+        metavar="COMMAND",
+        help="a program that answers lines of JSON, each a job's input, with its prompts' lengths, for the "
+        "page's token counter (default: none; `sdworker serve` has one of its own)",
+    )
+    serving.add_argument(
         "--max-queue-mb",
         type=float,
         default=int(str(_default("max_queue_bytes"))) / MB,
@@ -142,6 +150,7 @@ def config_from(args: argparse.Namespace) -> Config:
         strict=args.strict,
         simulation=simulation,
         max_queue_bytes=int(args.max_queue_mb * MB),
+        explain_command=tuple(args.explain_command),
         input_schema=schema,
     )
 

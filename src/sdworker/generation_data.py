@@ -8,7 +8,7 @@ with "Negative prompt:" is where that reader's negative prompt begins; the forma
 import json
 
 from sdworker import __version__
-from sdworker.request import Request
+from sdworker.request import Request, tag_of
 from sdworker.samplers import PAIRS, SCHEDULES
 
 __all__ = ["parameters_text"]
@@ -53,7 +53,7 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
         facts["Postprocess upscale by"] = request.upscale.scale
         facts["Postprocess upscaler"] = request.upscale.model
     facts["Version"] = f"sdworker {__version__}"
-    lines = [request.prompt]
+    lines = [" ".join(filter(None, [request.prompt, *(tag_of(lora) for lora in request.loras)]))]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in facts.items()))

@@ -1,6 +1,6 @@
 """One job from start to finish.
 
-    job → request → (pictures and upscalers in) → engine → (upscale, check) → encode → delivery → [{image, seed}]
+    job → request → (pictures and add-ons in) → engine → (upscale, check) → encode → delivery → [{image, seed}]
 
 `Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded in processes of
 their own and encoded in threads, the engine has its own thread, so any number of jobs can be on their way at once.
@@ -10,19 +10,24 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from sdworker.assets import AddOns
 from sdworker.delivery import Delivery
+from sdworker.engine.device import free_bytes
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
+from sdworker.engine.lora import LoraShelf
 from sdworker.engine.processor import give_back_memory
 from sdworker.generation_data import parameters_text
 from sdworker.larger import SecondPass, Upscalers, draw_twice, enlarge
+from sdworker.loras import Loras
 from sdworker.pictures import (
     PictureFile,
     PictureLimits,
@@ -41,6 +46,8 @@ __all__ = ["Worker"]
 
 log = logging.getLogger(__name__)
 
+_LORA_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
+
 
 class Worker:
     """Turns jobs into images. Holds no state of any job."""
@@ -55,11 +62,19 @@ class Worker:
         """
         self.contract = Contract(settings, engine.model.default_size)
         self.engine = engine
+        self.add_ons = AddOns.from_settings(settings)
+        self._loras = Loras(
+            self.add_ons,
+            LoraShelf(
+                engine.model.adapters.targets,
+                most_bytes=int(_LORA_SHARE * free_bytes(torch.device("cpu"))),
+            ),
+        )
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
         self._model_name = model_name
         self._guard = guard
-        self._upscalers = Upscalers(engine, AddOns.from_settings(settings))
+        self._upscalers = Upscalers(engine, self.add_ons)
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
         self._most_tokens = settings.max_prompt_tokens
@@ -113,7 +128,8 @@ class Worker:
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
-        drawing = await self._drawing_of(request)
+        drawing, loras = await asyncio.gather(self._drawing_of(request), self._loras.find(request.loras))
+        drawing = replace(drawing, loras=loras)
         second_pass = await self._second_pass_of(request, drawing)
         upscaler = await self._upscalers.of(request.upscale)
         size = (drawing.width, drawing.height) if second_pass is None else second_pass.size

@@ -46,6 +46,7 @@ class TestDefaults:
             "schedule": "karras",
             "output_format": "png",
             "output_quality": 95,
+            "loras": (),
             "nsfw": False,
             "lora": None,
             "lora_scale": 1.0,
@@ -111,8 +112,8 @@ class TestLimits:
             ("output_format", ["png", "jpeg", "webp", "PNG", "jpg"], ["gif", "", 1, True]),
             ("output_quality", [1, 100, 50.0], [0, 101, 9.5, "90", True]),
             ("nsfw", [True, False], [0, 1, "true", "yes", []]),
-            ("lora", [""], ["a/b", " ", 5, True]),
-            ("lora_scale", [0, 0.5, 1], [-0.1, 1.1, "1", True, math.nan]),
+            ("lora", [""], ["x" * 2049, 5, True]),
+            ("lora_scale", [0, 0.5, 1, -10], [-10.1, 10.1, "1", True, math.nan]),
         ],
     )
     def test_each_field_keeps_its_limits(
@@ -272,9 +273,6 @@ class TestTogether:
     def test_a_strength_without_a_picture_means_nothing(self, contract: Contract, strength: float) -> None:
         contract.parse({"prompt": "x", "prompt_strength": strength, "init_image": "", "mask": ""})
 
-    def test_lora_is_refused_until_it_is_there(self, contract: Contract) -> None:
-        assert "LoRA is not supported yet" in refusal(contract, {"prompt": "x", "lora": "a/b"})
-
     @pytest.mark.parametrize(
         ("given", "only"),
         [
@@ -302,7 +300,7 @@ class TestMessages:
                 "seed": "42",
                 "colour": "red",
                 "mask": "data:,",
-                "lora": "a",
+                "loras": [{"name": ""}],
             },
         )
         for part in (
@@ -312,7 +310,7 @@ class TestMessages:
             "seed: '42' is not allowed; allowed, without quotes: a whole number from 0 to 2^63-1",
             "'colour': there is no such field",
             "mask: needs an init_image",
-            "lora: 'a' cannot be loaded",
+            "loras[0].name: a text of 0 characters is not allowed",
         ):
             assert part in message
 
@@ -364,6 +362,8 @@ class TestOddJson:
     def test_nested_junk_is_refused_whatever_the_field(self, contract: Contract, name: str) -> None:
         junks: tuple[Any, ...] = ({}, [], {"a": [1, {"b": None}]}, [[]], self.deep())
         for junk in junks:
+            if junk == [] and Request.model_fields[name].default == ():
+                continue  # it is a list
             assert refusal(contract, {"prompt": "x", name: junk}).startswith(name)
 
     def test_nested_junk_under_two_names_is_refused(self, contract: Contract) -> None:

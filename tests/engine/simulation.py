@@ -30,6 +30,9 @@ class Job:
     finished: float = 0.0
     is_live: bool = True
     memory_bytes: int = 0
+    to_load: int = 0
+    adapter_bytes: int = 0
+    most_adapter_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.evaluations_left = self.evaluations

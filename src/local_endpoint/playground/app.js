@@ -15,6 +15,7 @@ import { showQueue } from "./queue.js";
 import { anySeed } from "./seed.js";
 import { snippets } from "./snippets.js";
 import * as store from "./store.js";
+import { showTokens } from "./tokens.js";
 
 const form = buildForm(config.input_schema, at("main-fields"), at("more-fields"));
 const jobs = new Jobs();
@@ -62,6 +63,7 @@ async function inputOf(picture) {
 
 function write(input) {
   form.write(input);
+  at("form").dispatchEvent(new Event("written"));
   keepDraft();
   at("form").scrollIntoView({ block: "nearest" });
 }
@@ -131,12 +133,16 @@ jobs.addEventListener("job", ({ detail: job }) => {
   document.getElementById(`job-${job.id}`)?.scrollIntoView({ block: "nearest" });
 });
 
+if (config.explains) showTokens(form, at("form"));
 showQueue(jobs, at("queue"), actions);
 showGallery(history, actions);
 watchForPictures(form);
 at("endpoint").textContent = url;
 const draft = await store.get("drafts", "form");
-if (draft) form.write(await store.bringBack(draft.input));
+if (draft) {
+  form.write(await store.bringBack(draft.input));
+  at("form").dispatchEvent(new Event("written"));
+}
 await history.load();
 await jobs.resume();
 document.documentElement.dataset.ready = "";

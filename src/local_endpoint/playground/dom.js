@@ -57,8 +57,9 @@ export function dialog(title, ...children) {
   return made;
 }
 
-/** `1.2 s`, `3 min 5 s`. */
+/** `40 ms`, `1.2 s`, `3 min 5 s`. */
 export function seconds(ms) {
+  if (ms < 995) return `${Math.round(ms)} ms`;
   if (ms < 9950) return `${(ms / 1000).toFixed(1)} s`;
   const whole = Math.round(ms / 1000);
   return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;

@@ -41,12 +41,18 @@ class Folders:
         return sorted({name for name, _ in self._files()}, key=lambda name: (name.casefold(), name))
 
     def find(self, name: str) -> Path | None:
-        """The file or whole folder of that name, None if there is none. Case and the suffix do not matter."""
+        """The file or whole folder of that name, None if there is none.
+
+        Case and the suffix do not matter, nor the folders below, where the last part alone says which it is.
+        """
         wanted = self._bare(name)
         known = dict(reversed(list(self._files())))
         if wanted in known:
             return known[wanted]
-        same = [path for other, path in known.items() if other.casefold() == wanted.casefold()]
+        wanted = wanted.casefold()
+        same = [path for other, path in known.items() if other.casefold() == wanted]
+        if not same:
+            same = [path for other, path in known.items() if other.casefold().rpartition("/")[2] == wanted]
         return same[0] if len(same) == 1 else None
 
     def unknown(self, name: str, kind: str) -> AddOnError:

@@ -89,6 +89,10 @@ class AddOns:
         """Those in the folders, in order; looks at the disk."""
         return self._folders[kind].names()
 
+    def all_names(self) -> dict[str, list[str]]:
+        """The same of every kind, by its folder's name."""
+        return {kind.folder: self.names(kind) for kind in Kind}
+
     async def find(self, kind: Kind, name: str, *, sha256: str | None = None) -> Path:
         """The file, or for some kinds the folder, that a job's name means; fetched where it is a remote one.
 

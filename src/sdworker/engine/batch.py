@@ -17,7 +17,7 @@ Times are what the steps cost by `StepCosts`, so the same arrivals give the same
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar
 
 __all__ = ["Candidate", "Costs", "Newcomer", "choose", "who_may_begin"]
@@ -49,6 +49,9 @@ class Candidate(Protocol):
         evaluations_left: steps to go.
         age: seconds of steps since it was admitted.
         passed_over: seconds of those in which it had no part.
+        to_load: add-ons to be brought onto the device first.
+        adapter_bytes: memory that a step needs for its rows' LoRAs.
+        most_adapter_bytes: most that a step of its group may need; one alone is taken whatever it needs.
     """
 
     @property
@@ -65,6 +68,12 @@ class Candidate(Protocol):
     def age(self) -> float: ...
     @property
     def passed_over(self) -> float: ...
+    @property
+    def to_load(self) -> int: ...
+    @property
+    def adapter_bytes(self) -> int: ...
+    @property
+    def most_adapter_bytes(self) -> int: ...
 
 
 class Newcomer(Candidate, Protocol):
@@ -104,9 +113,12 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
     chosen = [first]
     lengths = {first.text_length}
     rows = similar_rows = first.rows
+    gathered = first.adapter_bytes
     for one in others:
         together = rows + one.rows
         if one.group != first.group or together > limit:
+            continue
+        if one.adapter_bytes and gathered + one.adapter_bytes > first.most_adapter_bytes:
             continue
         if not _can_be_tiled(lengths | {one.text_length}):
             continue
@@ -120,10 +132,13 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
         chosen.append(one)
         lengths.add(one.text_length)
         rows = together
+        gathered += one.adapter_bytes
     return chosen
 
 
-def who_may_begin(waiting: Sequence[N], costs: Costs, free_bytes: int) -> list[N]:
+def who_may_begin(
+    waiting: Sequence[N], costs: Costs, free_bytes: int, has_slots: Callable[[N], bool] = lambda _: True
+) -> list[N]:
     """Those that live, and those of the others that fit into memory, in order of arrival.
 
     What fits may pass what does not, but not for ever: behind one that was passed over for longer than is usual
@@ -132,11 +147,12 @@ def who_may_begin(waiting: Sequence[N], costs: Costs, free_bytes: int) -> list[N
     Args:
         waiting: every unfinished generation, in order of arrival.
         free_bytes: what those that live leave of the memory there is for all.
+        has_slots: whether one's LoRAs are there, or room for them is.
     """
     may: list[N] = []
     held_up = False
     for one in waiting:
-        if one.is_live or (not held_up and one.memory_bytes <= free_bytes):
+        if one.is_live or (not held_up and one.memory_bytes <= free_bytes and has_slots(one)):
             may.append(one)
         else:
             held_up = held_up or one.passed_over > _USUAL * _work(one, costs)
@@ -158,7 +174,8 @@ def _rank_with_room(one: Candidate, costs: Costs) -> float:
 
 
 def _work_left(one: Candidate, costs: Costs) -> float:
-    return one.evaluations_left * costs.seconds(one.rows, one.group)
+    """Each add-on to be loaded counts as a step: those whose add-ons are there go first among equals."""
+    return (one.evaluations_left + one.to_load) * costs.seconds(one.rows, one.group)
 
 
 def _work(one: Candidate, costs: Costs) -> float:

@@ -521,7 +521,9 @@ class Engine:
         if all(one.is_live for one in self._generations):
             return None
         held = sum(one.memory_bytes for one in self._generations if one.is_live)
-        may = who_may_begin(self._generations, self._roster, self._memory_bytes - held)
+        may = who_may_begin(
+            self._generations, self._roster, self._memory_bytes - held, lambda one: one.has_slots
+        )
         return next((one for one in choose(may, self._roster) if not one.is_live), None)
 
     def _begin_piece(self, generation: Generation) -> None:
@@ -561,6 +563,14 @@ class Engine:
 
     def _step(self, chosen: "list[Generation]") -> None:
         """One UNet forward over the rows of all chosen, and each one's sampler step."""
+        if log.isEnabledFor(logging.DEBUG):
+            loras = {key for one in chosen for key in one.adapters}
+            log.debug(
+                "a step of %d drawings, %d rows, %d LoRAs",
+                len(chosen),
+                sum(one.rows for one in chosen),
+                len(loras),
+            )
         for generation, predicted in self._predict(chosen):
             try:
                 self._with_memory(partial(generation.take, predicted))

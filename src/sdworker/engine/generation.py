@@ -25,6 +25,7 @@ from sdworker.engine.controls.control import Control
 from sdworker.engine.controls.rows import Lead, RowControls
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing, Standing
+from sdworker.engine.lora import NO_LORAS
 from sdworker.engine.networks.model import Model
 from sdworker.engine.plan import Plan
 from sdworker.engine.roster import Group
@@ -83,7 +84,9 @@ class Generation:
         model: what it is drawn with.
         shape: latent height and width.
         group: the model and the shape; generations of one group can share a step.
-        memory_bytes: what it holds on the device from its beginning on.
+        memory_bytes: what it holds on the device from its beginning on, LoRAs apart.
+        adapters: its LoRAs, and what each takes in the UNet's slots, in bytes.
+        adapter_bytes: what a step gathers of them for its rows.
     """
 
     def __init__(
@@ -129,11 +132,28 @@ class Generation:
         self.shape = self._latent_shape[2], self._latent_shape[3]
         self.group: Group = model, self.shape
         self.memory_bytes = self._count_memory()
+        self.adapters = model.adapters.needs(drawing.loras)
+        self.adapter_bytes = self.rows * sum(self.adapters.values())
+        self._held = NO_LORAS
 
     @property
     def is_live(self) -> bool:
         """It can take part in a step."""
         return self.status is Status.LIVE
+
+    @property
+    def to_load(self) -> int:
+        """LoRAs that must be brought onto the device before it can take part in a step."""
+        return 0 if self.is_live else self.model.adapters.missing(self.adapters)
+
+    @property
+    def has_slots(self) -> bool:
+        """Its LoRAs are on the device, or room for them is."""
+        return self.model.adapters.fits(self.adapters)
+
+    @property
+    def most_adapter_bytes(self) -> int:
+        return self.model.adapters.budget_bytes
 
     @property
     def age(self) -> float:
@@ -166,8 +186,11 @@ class Generation:
         It is live once there is no item left. Begun anew after a failure, it is as if nothing had been.
         """
         self.status = Status.BEGINNING
+        self._held.release()
+        self._held = yield from self.model.adapters.hold(self.drawing.loras)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.drawing.seeds]
-        conditionings = yield from self.model.condition(self.drawing, self.plan)
+        conditionings = yield from self.model.condition(self.drawing, self.plan, self._held)
+        self._held.release_texts()
         leads = yield from self._embed_hints()
         self._state = yield from self._start(generators, conditionings, leads)
         self.status = Status.LIVE
@@ -187,6 +210,7 @@ class Generation:
         if self._told is None or self._told[:2] != (stage, controls):
             state = self._begun
             told = state.conditionings[stage].for_images(len(self.drawing.seeds))
+            told = replace(told, adapters=self._held.rows(self.rows))
             if state.channels is not None:
                 told = replace(told, channels=state.channels.repeat(self.plan.guidance.rows, 1, 1, 1))
             if controls:
@@ -252,6 +276,7 @@ class Generation:
         latents = self.outcome()
         self.status = Status.LEAVING
         self._state = self._told = None
+        self._held.release()
         if self.as_latents:
             return latents
         autoencoder = self.model.autoencoder
@@ -268,6 +293,7 @@ class Generation:
 
     def fail(self, error: Exception) -> None:
         """Tell its caller, once."""
+        self._held.release()
         if not self.images.done():
             self.images.set_exception(error)
 

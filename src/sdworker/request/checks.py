@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sdworker.request.declaration import LARGEST_SEED, Request
+from sdworker.request.loras import asked_loras
 from sdworker.request.marks import AtMost, marked
 from sdworker.request.names import Named
 from sdworker.request.problems import InputError, allowed
@@ -99,9 +100,14 @@ def _mask(seen: Seen) -> Iterator[str]:
         yield f"{seen.named.label('mask')}: needs an init_image to repaint"
 
 
-def _lora(seen: Seen) -> Iterator[str]:
-    if seen.request.lora:
-        yield f"lora: {show(seen.request.lora)} cannot be loaded: LoRA is not supported yet; leave it out"
+def _loras(seen: Seen) -> Iterator[str]:
+    """All together, in whatever way they are asked for."""
+    if {"prompt", "loras", "lora"} & seen.wrong:
+        return
+    asked, most = asked_loras(seen.request), seen.settings.max_loras
+    yield from asked.problems
+    if len(asked.loras) > most >= len(seen.request.loras):
+        yield f"loras: {len(asked.loras)} with those of the prompt; allowed: {within('loras', seen.settings)}"
 
 
 def _sampler(seen: Seen) -> Iterator[str]:
@@ -159,7 +165,7 @@ def _only_enlarged(seen: Seen) -> Iterator[str]:
 CHECKS: tuple[Callable[[Seen], Iterator[str]], ...] = (
     _limits,
     _last_seed,
-    _lora,
+    _loras,
     _mask,
     _sampler,
     _area,

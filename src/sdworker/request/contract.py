@@ -1,13 +1,15 @@
 """The input contract of one deployment: its limits and defaults come from `settings`."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sdworker.request import peers
 from sdworker.request.checks import CHECKS, Seen, sampler_of, within
 from sdworker.request.declaration import Request
+from sdworker.request.loras import asked_loras
 from sdworker.request.marks import AtMost, DefaultFrom, marked
 from sdworker.request.names import Named, entries
 from sdworker.request.problems import InputError, allowed, check_fields, joined
@@ -70,13 +72,17 @@ class Contract:
             raise InputError(joined(problems))
         return self._complete(request, named)
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self, add_ons: Mapping[str, Sequence[str]] = MappingProxyType({})) -> dict[str, Any]:
         """The JSON Schema (2020-12) of a job's `input`, with this deployment's limits and defaults.
+
+        Args:
+            add_ons: the folder of a kind of add-on, `loras` say → the names there are, which are the `examples` of
+                fields that take one.
 
         Everything it accepts is accepted, but for what needs two fields or a list of samplers to judge. An
         alias is a property that refers to its field's, whose `aliases` names it; null means the default.
         """
-        schema = schema_of(Request)
+        schema = schema_of(Request, add_ons)
         properties = schema["properties"]
         for field, default in self._defaults().items():
             properties[field]["default"] = default
@@ -134,7 +140,14 @@ class Contract:
 
     def _complete(self, request: Request, named: Named) -> Request:
         sampler = sampler_of(request, named, self.settings)
-        update: dict[str, Any] = {"scheduler": sampler.name, "schedule": sampler.schedule}
+        asked = asked_loras(request)
+        update: dict[str, Any] = {
+            "scheduler": sampler.name,
+            "schedule": sampler.schedule,
+            "prompt": asked.prompt,
+            "loras": asked.loras,
+            "lora": None,
+        }
         if request.seed in (None, -1):
             update["seed"] = secrets.randbelow(2**32)
         if request.only_enlarges and "prompt" not in named.values:

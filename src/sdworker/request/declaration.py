@@ -8,12 +8,14 @@ from sdworker.image_formats import EXTENSIONS, ImageFormat
 from sdworker.reading import MOST_SKIPPED, Emphasis, PromptSyntax
 from sdworker.request.marks import (
     OUTDATED,
+    AddOnName,
     Also,
     AtMost,
     DefaultFrom,
     EmptyIsNull,
     Int,
     InWords,
+    Many,
     Part,
     Private,
     also_called,
@@ -31,18 +33,21 @@ from sdworker.samplers import (
 from sdworker.settings import Resize
 
 __all__ = [
+    "LARGEST_SCALE",
     "LARGEST_SEED",
     "LONGEST",
     "MULTIPLE",
     "PICTURE",
     "SHORTEST",
     "Hires",
+    "Lora",
     "Request",
     "Resize",
     "Upscale",
     "aliases_of",
 ]
 
+LARGEST_SCALE = 10.0  # of a LoRA
 LARGEST_SEED = 2**63 - 1
 SHORTEST, LONGEST, MULTIPLE = 64, 2048, 8  # of an image's sides, in pixels
 
@@ -97,8 +102,45 @@ class Hires(Part):
 class Upscale(Part):
     """What is done to the finished images."""
 
-    model: str = Field(title="Upscaler", min_length=1, max_length=200, description="An upscaler's name.")
+    model: Annotated[str, AddOnName("upscalers")] = Field(
+        title="Upscaler",
+        min_length=1,
+        max_length=2048,
+        description="An upscaler's name (docs/larger-pictures.md).",
+    )
     scale: float = Field(2.0, title="Times as large", gt=1, le=8, description="Times the size.")
+
+
+class Lora(Part):
+    """A LoRA that a job asks for."""
+
+    name: Annotated[str, AddOnName("loras"), Private()] = Field(
+        title="LoRA",
+        min_length=1,
+        max_length=2048,
+        description="A file of the deployment's folders; where it allows the host, a URL, the hub's "
+        "`owner/name[:file][@revision]` or `civitai:VERSION_ID` (docs/addons.md).",
+    )
+    scale: float = Field(
+        1.0, title="Scale", ge=-LARGEST_SCALE, le=LARGEST_SCALE, description="How strongly; 1 is as trained."
+    )
+    text_scale: float | None = Field(
+        None,
+        title="Text scale",
+        ge=-LARGEST_SCALE,
+        le=LARGEST_SCALE,
+        description="How strongly it changes the text encoder; left out: as `scale`.",
+    )
+    sha256: Annotated[str | None, InWords("64 hexadecimal digits"), Private()] = Field(
+        None,
+        title="SHA-256",
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="What a fetched file must hash to.",
+    )
+
+    @property
+    def strength_of_text(self) -> float:
+        return self.scale if self.text_scale is None else self.text_scale
 
 
 class Request(Part):
@@ -235,18 +277,31 @@ class Request(Part):
         "png", title="Format", description="Format of the images."
     )
     output_quality: Int = Field(95, title="Quality", ge=1, le=100, description="Quality of jpeg and webp.")
+    loras: Annotated[Many[Lora], AtMost("max_loras"), Private()] = Field(
+        (),
+        title="LoRAs",
+        description="What changes the model for this job; those of `<lora:name:0.8>` tags in the prompt come on "
+        "top, and all of them add up.",
+    )
     nsfw: Annotated[bool, Also("disable_safety_checker")] = Field(
         False,
         title="Unchecked",
         description="True lifts the safety checker, where the deployment allows it (`NSFW_OVERRIDE`); elsewhere "
         "it does nothing.",
     )
-    lora: Annotated[str | None, EmptyIsNull(), InWords("nothing yet")] = Field(
+    lora: Annotated[str | None, EmptyIsNull(), Private()] = Field(
         None,
-        description="Not supported yet: leave it out.",
-        json_schema_extra={"maxLength": 0, **OUTDATED},
+        max_length=2048,
+        description="One more of `loras`, by worker-stable_diffusion_v1's name.",
+        json_schema_extra=OUTDATED,
     )
-    lora_scale: float = Field(1.0, ge=0, le=1, description="Not supported yet.", json_schema_extra=OUTDATED)
+    lora_scale: float = Field(
+        1.0,
+        ge=-LARGEST_SCALE,
+        le=LARGEST_SCALE,
+        description="The scale of `lora`.",
+        json_schema_extra=OUTDATED,
+    )
 
     @field_validator("prompt")
     @classmethod

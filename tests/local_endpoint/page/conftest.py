@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ def drawing(quick_disk: Path) -> Iterator[Endpoint]:
     folder = quick_disk / "playground" / "data"
     schema = quick_disk / "input_schema.json"
     schema.write_text(json.dumps(Contract(Settings(), (512, 512)).schema()))
-    endpoint = Endpoint(folder, "--input-schema", str(schema), "--no-rate-limits").start()
+    explainer = f"{sys.executable} -m sdworker.cli.explainer"
+    options = ["--input-schema", str(schema), "--no-rate-limits", "--explain-command", explainer]
+    endpoint = Endpoint(folder, *options).start()
     endpoint.sdk_worker()
     endpoint.wait_ready()
     yield endpoint

@@ -89,6 +89,27 @@ class TestKeyboard:
         assert nameless == []
 
 
+class TestTokens:
+    def test_are_counted_as_one_types_and_the_ends_of_chunks_are_told(self, page: Any) -> None:
+        counter = page.locator(".field-prompt .tokens")
+        field(page, "prompt").fill("a (red:1.4) heart")
+        eventually(lambda: counter.inner_text() == "3 / 75")
+        field(page, "prompt").fill("x, " * 40 + "a tree")
+        eventually(lambda: re.fullmatch(r"8\d / 150", counter.inner_text()))
+        assert "Part 1 ends after" in page.locator(".field-prompt .ends").inner_text()
+        field(page, "negative_prompt").fill("ugly")
+        eventually(
+            lambda: re.fullmatch(r"\d / 75", page.locator(".field-negative_prompt .tokens").inner_text())
+        )
+
+    def test_what_cannot_be_read_is_said_beside_the_prompt(self, page: Any) -> None:
+        field(page, "prompt").fill("a (heart:99)")
+        ends = page.locator(".field-prompt .ends")
+        eventually(lambda: "a weight of 99 is out of range" in ends.inner_text())
+        field(page, "prompt").fill("a heart")
+        eventually(lambda: ends.text_content() == "")
+
+
 class TestTools:
     def test_a_sampler_is_found_by_a_part_of_its_name(self, page: Any, drawing: Endpoint) -> None:
         fill(page)

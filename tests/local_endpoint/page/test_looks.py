@@ -62,6 +62,28 @@ def test_axe_finds_nothing(browser: Any, drawing: Endpoint, npm_folder: Path, sc
     page.context.close()
 
 
+@pytest.mark.parametrize("path", ["/console", "/docs"])
+def test_console_and_document_are_clean_and_fit_a_phone(
+    browser: Any, drawing: Endpoint, npm_folder: Path, path: str
+) -> None:
+    drawing.final(drawing.run({"prompt": "draw"}))
+    axe = (npm_folder / "node_modules/axe-core/axe.min.js").read_text()
+    for scheme in ("light", "dark"):
+        page = open_page(
+            browser,
+            drawing,
+            path,
+            color_scheme=scheme,
+            bypass_csp=True,
+            viewport={"width": 320, "height": 640},
+        )
+        page.evaluate(axe)
+        assert found(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        picture_of(page, f"{path[1:]}-phone-{scheme}")
+        page.context.close()
+
+
 def found(page: Any) -> list[Any]:
     violations = page.evaluate("axe.run()")["violations"]
     return [(one["id"], [node["html"] for node in one["nodes"]]) for one in violations]

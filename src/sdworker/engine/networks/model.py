@@ -9,10 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from sdworker.engine.controls.rows import with_residuals
-from sdworker.engine.device import time_call
+from sdworker.engine.device import free_bytes, time_call
 from sdworker.engine.drawing import Drawing
+from sdworker.engine.lora import NO_LORAS, Adapters, Held
+from sdworker.engine.lora.adapters import UNET
+from sdworker.engine.lora.rows import RowAdapters
 from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.autoencoder import Autoencoder
 from sdworker.engine.networks.preparation import Means, preparation
@@ -24,6 +28,8 @@ from sdworker.model_place import trained_size
 __all__ = ["Loading", "Model"]
 
 _REPEATS = 3
+# Of the memory that is free once the networks are loaded.
+_LORA_SHARE = 1 / 8
 _PLAIN = Means()
 
 
@@ -33,6 +39,8 @@ class Loading:
 
     Attributes:
         device, dtype: where and in what the networks run.
+        lora_bytes: most memory of the LoRAs that lie on the device. None: an eighth of what is free beside the
+            model.
         xformers: let xformers compute attention.
         channels_last: lay the UNet's and the VAE's weights out as convolutions like them best.
         means: what to prepare the UNet's forwards with (`Model.prepare`).
@@ -40,6 +48,7 @@ class Loading:
 
     device: torch.device
     dtype: torch.dtype
+    lora_bytes: int | None = None
     xformers: bool = False
     channels_last: bool = True
     means: Means = _PLAIN
@@ -52,6 +61,7 @@ class Model(ABC):
         device, dtype: where and in what the networks run.
         scheduler_config: its noise schedule, as diffusers' `scheduler_config.json` has it.
         autoencoder: pictures to latents and back.
+        adapters: the LoRAs in its networks.
     """
 
     def __init__(
@@ -59,16 +69,26 @@ class Model(ABC):
         *,
         unet: Any,
         vae: Any,
+        text_encoders: Mapping[str, nn.Module],
         scheduler_config: dict[str, Any],
         device: torch.device,
         dtype: torch.dtype,
+        lora_bytes: int | None = None,
         means: Means = _PLAIN,
     ) -> None:
+        """
+        Args:
+            text_encoders: by the names of their folders; LoRAs may change them.
+        """
         self.device = device
         self.dtype = dtype
         self.scheduler_config = scheduler_config
         self.autoencoder = Autoencoder(vae, device=device, dtype=vae.dtype)
         self._unet = unet
+        self.adapters = Adapters(
+            {UNET: unet, **text_encoders},
+            budget_bytes=int(_LORA_SHARE * free_bytes(device)) if lora_bytes is None else lora_bytes,
+        )
         self._prepared = self._make_prepared(means)
 
     @classmethod
@@ -89,9 +109,15 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def condition(self, drawing: Drawing, plan: Plan) -> Generator[None, None, Sequence[Conditioning]]:
+    def condition(
+        self, drawing: Drawing, plan: Plan, held: Held = NO_LORAS
+    ) -> Generator[None, None, Sequence[Conditioning]]:
         """What the UNet is told of one image, as planned: its rows, without a prompt first. One piece of the work,
-        a text say, for each item taken."""
+        a text say, for each item taken.
+
+        Args:
+            held: the drawing's LoRAs, which text encoders encode with. The UNet's are not its affair.
+        """
 
     @abstractmethod
     def example_conditioning(self) -> Conditioning:
@@ -143,8 +169,17 @@ class Model(ABC):
         Raises:
             ControlError: memory does not suffice for a ControlNet.
         """
-        forward = self.forward if self._prepared is None else self._prepared
+        forward = self._adapted if self._prepared is None else self._prepared
         return forward(with_residuals(inputs.to(self.dtype), self.free_memory)).float()
+
+    def _adapted(self, inputs: UNetInput) -> torch.Tensor:
+        """The forward with its rows' LoRAs. One that is captured gathers them whenever it is replayed, from slots
+        and strengths that are inputs of it."""
+        rows = inputs.conditioning.adapters
+        assert rows is None or isinstance(rows, RowAdapters)
+        is_captured = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        with self.adapters.using(rows, gather_anew=is_captured):
+            return self.forward(inputs)
 
     @torch.inference_mode()
     def prepare(self, rows: int, shape: tuple[int, int] | None = None) -> None:
@@ -169,6 +204,7 @@ class Model(ABC):
 
     def free_memory(self) -> None:
         """Give back what is kept only for speed."""
+        self.adapters.forget_unused()
         if self.device.type == "cuda":
             if self._prepared is not None:
                 self._prepared.forget()
@@ -194,7 +230,7 @@ class Model(ABC):
         if prepare is None:
             return None
         return Prepared(
-            self.forward,
+            self._adapted,
             prepare,
             lambda call: min(time_call(self.device, call, _REPEATS)),
             when_idle=not means.compiled,

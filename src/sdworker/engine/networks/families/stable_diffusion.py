@@ -1,8 +1,9 @@
 """Stable Diffusion 1.x and 2.x, their 9-channel inpainting models, and latent consistency models of the kind."""
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -10,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from sdworker.engine.controls.rows import unet_arguments
 from sdworker.engine.drawing import Drawing
+from sdworker.engine.lora import NO_LORAS, Held
 from sdworker.engine.model_config import ModelError
 from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.loading import load_network, load_text
@@ -30,12 +32,20 @@ __all__ = ["StableDiffusion", "check_channels"]
 class StableDiffusion(Model):
     """The UNet is told the last hidden state of one CLIP text encoder; an LCM's, the guidance scale too."""
 
-    def __init__(self, *, tokenizer: ClipTokenizer, text_encoder: Any, **parts: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tokenizer: ClipTokenizer,
+        text_encoder: Any,
+        more_text_encoders: Mapping[str, Any] = MappingProxyType({}),
+        **parts: Any,
+    ) -> None:
         """
         Args:
+            more_text_encoders: of a family that has others beside it, by the names of their folders.
             parts: as for `Model`.
         """
-        super().__init__(**parts)
+        super().__init__(text_encoders={"text_encoder": text_encoder, **more_text_encoders}, **parts)
         self._tokenizer = tokenizer
         self._prompts = PromptEncoder(text_encoder, device=self.device, dtype=self.dtype)
 
@@ -54,6 +64,7 @@ class StableDiffusion(Model):
             scheduler_config=checked.scheduler_config,
             device=loading.device,
             dtype=loading.dtype,
+            lora_bytes=loading.lora_bytes,
             means=loading.means,
         )
 
@@ -107,22 +118,24 @@ class StableDiffusion(Model):
         return Guidance(scale, weights)
 
     @torch.inference_mode()
-    def condition(self, drawing: Drawing, plan: Plan) -> Generator[None, None, Sequence[Conditioning]]:
+    def condition(
+        self, drawing: Drawing, plan: Plan, held: Held = NO_LORAS
+    ) -> Generator[None, None, Sequence[Conditioning]]:
         conditionings = []
         for texts in plan.texts:
             rows = []
             for number, text in enumerate(texts):
                 is_negative = plan.guidance.guided and number == 0
-                rows.append((yield from self._tell(text, drawing, is_negative=is_negative)))
+                rows.append((yield from self._tell(text, drawing, held, is_negative=is_negative)))
             conditionings.append(Conditioning.cat(rows))
         return conditionings
 
     def _tell(
-        self, text: Text, drawing: Drawing, *, is_negative: bool
+        self, text: Text, drawing: Drawing, held: Held, *, is_negative: bool
     ) -> Generator[None, None, Conditioning]:
         """What the UNet is told in one row, a chunk for each item taken."""
         del is_negative
-        embedded = yield from self._prompts.encode_in_pieces(text)
+        embedded = yield from self._prompts.encode_in_pieces(text, held.applied("text_encoder"))
         return Conditioning(embedded, added=self._embedded(drawing.guidance))
 
     def example_conditioning(self) -> Conditioning:

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from sdworker.engine.controls.rows import unet_arguments
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
+from sdworker.engine.lora import Held
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.families.stable_diffusion import StableDiffusion, check_channels
@@ -45,7 +46,9 @@ class StableDiffusionXL(StableDiffusion):
             forgets_empty_negative: an empty negative prompt is told as zeros, not as the encoders have it.
             parts: as for `StableDiffusion`.
         """
-        super().__init__(text_encoder=text_encoder, **parts)
+        super().__init__(
+            text_encoder=text_encoder, more_text_encoders={"text_encoder_2": text_encoder_2}, **parts
+        )
         placed: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
         self._prompts: PenultimateEncoder = PenultimateEncoder(text_encoder, **placed)
         self._prompts_2 = PenultimateEncoder(text_encoder_2, **placed)
@@ -76,6 +79,7 @@ class StableDiffusionXL(StableDiffusion):
             scheduler_config=checked.scheduler_config,
             device=loading.device,
             dtype=loading.dtype,
+            lora_bytes=loading.lora_bytes,
             means=loading.means,
         )
 
@@ -88,13 +92,14 @@ class StableDiffusionXL(StableDiffusion):
         return self._prompts.width + self._prompts_2.width
 
     def _tell(
-        self, text: Text, drawing: Drawing, *, is_negative: bool
+        self, text: Text, drawing: Drawing, held: Held, *, is_negative: bool
     ) -> Generator[None, None, Conditioning]:
         text_2 = _padded_with(text, self._pad_2)
-        embedded = yield from self._prompts.encode_in_pieces(text)
-        embedded_2 = yield from self._prompts_2.encode_in_pieces(text_2)
+        applied, applied_2 = held.applied("text_encoder"), held.applied("text_encoder_2")
+        embedded = yield from self._prompts.encode_in_pieces(text, applied)
+        embedded_2 = yield from self._prompts_2.encode_in_pieces(text_2, applied_2)
         told = torch.cat([embedded, embedded_2], dim=-1)
-        whole = self._prompts_2.encode_whole(text_2)
+        whole = self._prompts_2.encode_whole(text_2, applied_2)
         if is_negative and self._forgets_empty_negative and not drawing.negative_prompt:
             told, whole = torch.zeros_like(told), torch.zeros_like(whole)
         added = {"text_embeds": whole, "time_ids": self._size_numbers(drawing.width, drawing.height)}
