@@ -106,7 +106,7 @@ class Upscale(Part):
         title="Upscaler",
         min_length=1,
         max_length=2048,
-        description="An upscaler's name (docs/larger-pictures.md).",
+        description="Its name (docs/larger-pictures.md).",
     )
     scale: float = Field(2.0, title="Times as large", gt=1, le=8, description="Times the size.")
 
