@@ -1,10 +1,10 @@
 """What others wait for while a job's pictures are decoded or enlarged; and decoding in strips against other ways.
 
-A long job of one picture counts the time from each of its steps to the next: alone, while sixteen pictures that have
-finished together are decoded, and while a picture is enlarged. Beside it stands the longest piece of that work by
-itself: nobody may wait for longer than a step of all and a piece.
+A long job of one picture counts the time from each of its steps to the next: alone, while sixteen pictures that
+have finished together are decoded, and while a picture is enlarged. Beside it stands the longest piece of that work
+by itself: nobody may wait for longer than a step of all and a piece.
 
-Then one large decode: whole, in strips, and in diffusers' tiles; how far apart the pictures are, and what each takes.
+Then one large decode: whole, in strips, and in diffusers' tiles; how far apart the pictures are, and their time.
 """
 
 import asyncio
@@ -97,7 +97,7 @@ async def _pauses_beside(engine: Engine, work: Callable[[], Awaitable[None]]) ->
         pieces.append(time.perf_counter() - began)
         return done
 
-    Chore.do_piece = timed  # type: ignore[method-assign]
+    Chore.do_piece = timed  # type: ignore[method-assign, assignment]
     long = asyncio.create_task(engine.draw(_drawing(steps=500), lambda *_: ends.append(time.perf_counter())))
     while len(ends) < 3:  # noqa: ASYNC110 - the engine tells nobody
         await asyncio.sleep(0.01)
