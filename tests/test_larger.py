@@ -111,8 +111,8 @@ async def test_hires_and_upscale_together(worker: Worker) -> None:
         ({"hires": {"width": 128, "height": 64}}, "hires: 128x64 is of another shape than the 64x64"),
         ({"width": 128, "height": 128, "hires": {"width": 64}}, "hires: 64x64 is smaller than the 128x128"),
         ({"hires": {}, "mask": "x", "init_image": "x"}, "hires: does not go with a mask"),
-        ({"steps": 0}, "0 draws nothing; allowed: 1 to 500, or 0 with an init_image and an upscale"),
-        ({"steps": 0, "upscale": {"model": "emoji-x2"}}, "0 draws nothing"),
+        ({"steps": 0}, "0 is not allowed; .* or 0 with an init_image and an upscale"),
+        ({"steps": 0, "upscale": {"model": "emoji-x2"}}, "or 0 with an init_image"),
         (
             {"steps": 0, "upscale": {"model": "emoji-x2"}, "init_image": "x", "hires": {}},
             "hires: cannot be had",
@@ -175,6 +175,7 @@ class TestAutomatic1111:
     @pytest.mark.parametrize(
         ("given", "message"),
         [
+            ({"enable_hr": 0}, "enable_hr: 0 is not allowed; allowed: true or false"),
             ({"enable_hr": "yes"}, "enable_hr: 'yes' is not allowed; allowed: true or false"),
             ({"enable_hr": True, "hr_prompt": "y"}, "hr_prompt: 'y' asks for a second pass with another one"),
             ({"enable_hr": True, "hr_scale": 9}, r"enable_hr.hr_scale|hires.scale|9"),

@@ -1,8 +1,8 @@
 """What others wait for while a job's pictures are decoded or enlarged; and decoding in strips against other ways.
 
 A long job of one picture counts the time from each of its steps to the next: alone, while sixteen pictures that
-have finished together are decoded, and while a picture is enlarged. Beside it stands the longest piece of that work
-by itself: nobody may wait for longer than a step of all and a piece.
+have finished together are decoded, and while a picture is enlarged. Beside it stands the longest piece of that
+work by itself: nobody may wait for longer than a step of all and a piece.
 
 Then one large decode: whole, in strips, and in diffusers' tiles; how far apart the pictures are, and their time.
 """

@@ -220,7 +220,11 @@ FIELDS: list[tuple[str, dict[Any, Any], str]] = [
     ("a sampler by every name", {"sampler_index": "DDIM", "sampler_name": "DDIM", "sampler": "DDIM"}, TAKEN),
     # What other workers' jobs bring along, made hostile.
     ("a boolean that is 0", {"restore_faces": 0}, "restore_faces: 0 asks for face restoration"),
-    ("a boolean that is text", {"enable_hr": "true"}, "enable_hr: 'true' asks for a second pass"),
+    (
+        "a boolean that is text",
+        {"enable_hr": "true"},
+        "enable_hr: 'true' is not allowed; allowed: true or false",
+    ),
     ("NaN of churn", {"s_churn": math.nan}, "s_churn: nan asks for extra noise"),
     (
         "100,000 settings",

@@ -154,7 +154,11 @@ def _only_enlarged(seen: Seen) -> Iterator[str]:
         return
     label = seen.named.label("num_inference_steps")
     if not seen.given("init_image") or not seen.given("upscale"):
-        yield f"{label}: 0 draws nothing; allowed: 1 to 500, or 0 with an init_image and an upscale"
+        yield (
+            f"{label}: 0 is not allowed; allowed: a whole number from 1 to 500, or 0 with an init_image and an "
+            "upscale"
+        )
+        return
     for field in ("hires", "mask"):
         if seen.given(field):
             yield f"{seen.named.label(field)}: cannot be had where {label} is 0, which draws nothing"
