@@ -9,6 +9,7 @@ import json
 
 from sdworker import __version__
 from sdworker.request import Request, tag_of
+from sdworker.request.controls import Control
 from sdworker.samplers import PAIRS, SCHEDULES
 
 __all__ = ["parameters_text"]
@@ -52,6 +53,8 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
     if request.upscale is not None:
         facts["Postprocess upscale by"] = request.upscale.scale
         facts["Postprocess upscaler"] = request.upscale.model
+    for number, control in enumerate(request.controls):
+        facts[f"ControlNet {number}"] = _unit(control)
     facts["Version"] = f"sdworker {__version__}"
     lines = [" ".join(filter(None, [request.prompt, *(tag_of(lora) for lora in request.loras)]))]
     if request.negative_prompt:
@@ -62,6 +65,23 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
 
 
 _UPSCALERS = {"latent": "Latent", "lanczos": "Lanczos", "nearest": "Nearest"}
+
+
+def _unit(control: Control) -> str:
+    """A ControlNet as the web UI's extension writes it."""
+    resize = {"stretch": "Just Resize", "crop": "Crop and Resize", "fit": "Resize and Fill"}
+    facts = {
+        "Module": control.preprocessor,
+        "Model": control.model,
+        "Weight": control.scale,
+        "Resize Mode": resize[control.resize],
+        "Threshold A": control.thresholds[0],
+        "Threshold B": control.thresholds[1],
+        "Guidance Start": control.start,
+        "Guidance End": control.end,
+        "Control Mode": "ControlNet is more important" if control.guess_mode else "Balanced",
+    }
+    return ", ".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def _quoted(value: str) -> str:

@@ -268,6 +268,13 @@ class Settings(BaseSettings):
         None, description="The same for upscalers, beside `/runpod-volume/upscalers`."
     )
     max_loras: int = Field(8, ge=0, le=64, description="Most LoRAs of one job.")
+    controlnet_memory_mb: int | None = Field(
+        None,
+        ge=1,
+        description="Memory, in MB, in which ControlNets are kept on the device. Unset: a quarter of what is free "
+        "once the model is loaded.",
+    )
+    max_controls: int = Field(3, ge=0, le=16, description="Most ControlNets of one job.")
     addon_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts that jobs may have add-ons fetched from, with commas between: "

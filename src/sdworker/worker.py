@@ -11,13 +11,16 @@ import contextlib
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from sdworker.assets import AddOns
+from sdworker.controls import Controls
 from sdworker.delivery import Delivery
+from sdworker.engine.controls.store import ControlNets
 from sdworker.engine.device import free_bytes
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
@@ -46,6 +49,7 @@ __all__ = ["Worker"]
 
 log = logging.getLogger(__name__)
 
+_CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, for ControlNets
 _LORA_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
 
 
@@ -72,6 +76,7 @@ class Worker:
         )
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
+        self._controls = Controls(self.add_ons, _control_nets(settings, engine), self._limits)
         self._model_name = model_name
         self._guard = guard
         self._upscalers = Upscalers(engine, self.add_ons)
@@ -115,7 +120,7 @@ class Worker:
 
     async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
         """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order; `"nsfw": True` too in what the
-        safety checker flags.
+        safety checker flags. Behind them, where the job wants to see its hints, `{"image": …, "control": i}`.
 
         Args:
             job: as the platform hands it over: `id`, `input`, sometimes `s3Config`.
@@ -136,7 +141,11 @@ class Worker:
         if upscaler is not None:
             size = self.contract.upscaled_size(request, size)
         watch.lap("read")
-        images = await self._draw(drawing, second_pass, on_step)
+        async with self._controls.lease(
+            request.controls, (drawing.width, drawing.height), drawing.image
+        ) as controls:
+            watch.lap("controls")
+            images = await self._draw(replace(drawing, controls=controls), second_pass, on_step)
         watch.lap("draw")
         if upscaler is not None:
             images = await enlarge(self.engine, images, upscaler, size)
@@ -146,6 +155,8 @@ class Worker:
             flagged = {i for i, flag in enumerate(await self._guard.judge(self.engine, images)) if flag}
             watch.lap("check")
         files = await self._encode(request, drawing, images, flagged)
+        if request.return_control:
+            files += await self._encode_hints(request, [control.hint for control in controls])
         watch.lap("encode")
         delivered = await self._delivery.deliver(
             files, job_id=job_id, format=request.output_format, bucket=bucket
@@ -155,10 +166,11 @@ class Worker:
             self.engine.call(give_back_memory)
         log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), *size,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
-        return [
-            {"image": image, "seed": seed} | ({"nsfw": True} if i in flagged else {})
-            for i, (image, seed) in enumerate(zip(delivered, drawing.seeds, strict=True))
+        told: list[dict[str, Any]] = [
+            {"seed": seed} | ({"nsfw": True} if i in flagged else {}) for i, seed in enumerate(drawing.seeds)
         ]
+        told += [{"control": number} for number in range(len(files) - len(images))]
+        return [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
 
     async def _draw(
         self, drawing: Drawing, second_pass: SecondPass | None, on_step: OnStep | None
@@ -221,6 +233,13 @@ class Worker:
     async def _fetch_mask(self, source: str | None) -> PictureFile | None:
         return None if source is None else await fetch_picture(source, field="mask", limits=self._limits)
 
+    async def _encode_hints(self, request: Request, hints: list[np.ndarray]) -> list[bytes]:
+        """What ControlNets were shown, as files."""
+        encode = partial(
+            encode_image, format=request.output_format, quality=request.output_quality, parameters=""
+        )
+        return await asyncio.gather(*(asyncio.to_thread(encode, hint) for hint in hints))
+
     async def _encode(
         self, request: Request, drawing: Drawing, images: list[np.ndarray], flagged: Collection[int]
     ) -> list[bytes]:
@@ -241,3 +260,15 @@ class Worker:
             )
 
         return await asyncio.gather(*(asyncio.to_thread(encode, number) for number in range(len(images))))
+
+
+def _control_nets(settings: Settings, engine: Engine) -> ControlNets:
+    budget_mb = settings.controlnet_memory_mb
+    model = engine.model
+    return ControlNets(
+        model,
+        budget_bytes=int(_CONTROLS_SHARE * free_bytes(model.device))
+        if budget_mb is None
+        else budget_mb * 2**20,
+        channels_last=settings.channels_last,
+    )

@@ -115,7 +115,7 @@ class TestWebUi:
             ("tiling", True),
             ("styles", ["film"]),
             ("subseed_strength", 0.1),
-            ("alwayson_scripts", {"ControlNet": {"args": [{}]}}),
+            ("alwayson_scripts", {"ADetailer": {"args": [{}]}}),
             ("override_settings", {"sd_model_checkpoint": "b"}),
             ("script_name", "X/Y/Z plot"),
             ("refiner_checkpoint", "refiner"),

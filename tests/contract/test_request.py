@@ -47,6 +47,8 @@ class TestDefaults:
             "output_format": "png",
             "output_quality": 95,
             "loras": (),
+            "controls": (),
+            "return_control": False,
             "nsfw": False,
             "hires": None,
             "upscale": None,

@@ -88,6 +88,8 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "CONTROLNET_DIR": [("/nets", Path("/nets"))],
     "UPSCALER_DIR": [("/upscalers", Path("/upscalers"))],
     "MAX_LORAS": [("0", 0), ("64", 64)],
+    "CONTROLNET_MEMORY_MB": [("1", 1), ("4096", 4096)],
+    "MAX_CONTROLS": [("0", 0), ("16", 16)],
     "ADDON_HOSTS": [
         ("huggingface.co", ("huggingface.co",)),
         (" HuggingFace.co. , civitai.com,", ("huggingface.co", "civitai.com")),
@@ -160,6 +162,8 @@ REFUSED: dict[str, list[str]] = {
     "IMAGE_TIMEOUT_S": ["0", "inf"],
     "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": ["maybe", "2"],
     "MAX_LORAS": ["-1", "65", "some"],
+    "CONTROLNET_MEMORY_MB": ["0", "0.5", "much"],
+    "MAX_CONTROLS": ["-1", "17", "some"],
     "ADDON_HOSTS": ["https://huggingface.co", "huggingface.co/owner", "a b", "*"],
     "ADDON_CACHE_GB": ["0", "nan"],
     "ADDON_MAX_MB": ["0", "inf"],

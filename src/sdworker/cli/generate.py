@@ -96,8 +96,9 @@ async def _generate(job: dict[str, Any], out: Path) -> int:
         return 1
     try:
         for item in output:
-            name = f"{_slug(str(job['input'].get('prompt')))}-{item['seed']}"
-            print(f"{_save(item['image'], out / name)}  seed {item['seed']}")
+            what = f"seed {item['seed']}" if "seed" in item else f"hint {item['control']}"
+            name = f"{_slug(str(job['input'].get('prompt')))}-{what.removeprefix('seed ').replace(' ', '-')}"
+            print(f"{_save(item['image'], out / name)}  {what}")
     except OSError as error:
         print(f"sdworker: {out} takes no images: {error.strerror}", file=sys.stderr)
         return 1

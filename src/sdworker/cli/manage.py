@@ -80,8 +80,8 @@ def _status(client: Client, job_id: str, arguments: argparse.Namespace) -> None:
     else:
         print(_told(job_id, status))
     if arguments.out is not None and status["status"] == "COMPLETED":
-        for path, seed in save_images(job_id, status.get("output"), arguments.out):
-            print(f"{path}  seed {seed}")
+        for path, what in save_images(job_id, status.get("output"), arguments.out):
+            print(f"{path}  {what}")
 
 
 def _told(job_id: str, status: dict[str, Any]) -> str:

@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_folder(arguments.out)
         client = client_for(arguments)
         status = _draw(client, job)
-        for path, seed in save_images(status["id"], status.get("output"), arguments.out):
-            print(f"{path}  seed {seed}")
+        for path, what in save_images(status["id"], status.get("output"), arguments.out):
+            print(f"{path}  {what}")
     except ValueError as error:  # UsageError too
         print(f"sdworker: {error}", file=sys.stderr)
         return 2

@@ -33,7 +33,7 @@ __all__ = ["Decoders", "Fit", "Mode"]
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["RGB", "L"]
+Mode = Literal["RGB", "L", "HINT"]
 # From a picture's width and height, upright, to those that its pixels are to have.
 Fit = Callable[[tuple[int, int]], tuple[int, int]]
 
@@ -83,7 +83,7 @@ class Decoders:
         resize: Resize = "stretch",
         like: tuple[int, int] | None = None,
     ) -> NDArray[np.uint8]:
-        """The picture in a file, [height, width, 3] for "RGB" and [height, width] for "L".
+        """The picture in a file, [height, width, 3], but [height, width] for "L".
 
         Args:
             fit: says what size the pixels shall have; called in another thread. What it raises comes out as it is.
@@ -174,7 +174,7 @@ class _Decoder:
             with self._talk():
                 self._connection.send({})
             raise
-        shape = (height, width, 3) if task.mode == "RGB" else (height, width)
+        shape = (height, width) if task.mode == "L" else (height, width, 3)
         with self._talk():
             self._connection.send({"size": [width, height], "resize": task.resize, "like": task.like})
             self._answer()

@@ -5,6 +5,7 @@ Each check is a function in `CHECKS`; it sees the request as far as it is right,
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from sdworker.request.declaration import LARGEST_SEED, Request
 from sdworker.request.loras import asked_loras
@@ -110,6 +111,24 @@ def _loras(seen: Seen) -> Iterator[str]:
         yield f"loras: {len(asked.loras)} with those of the prompt; allowed: {within('loras', seen.settings)}"
 
 
+def _controls(seen: Seen) -> Iterator[str]:
+    """What each control's fields say together, and whether it has a picture."""
+    for number, control in enumerate(seen.request.controls):
+        label = partial(seen.named.label, "controls", number)
+        if control.start >= control.end:
+            yield (
+                f"{label('start')}, {label('end')}: {control.start:g} to {control.end:g} is no part of the steps; "
+                "allowed: start below end"
+            )
+        low, high = control.thresholds
+        if control.preprocessor == "canny" and low > high:
+            yield f"{label('low_threshold')}: {low} is above the high threshold, {high}"
+        if control.image is None and not seen.given("init_image"):
+            yield f"{label('image')}: is missing; allowed: a URL, a data URI or base64, or an init_image instead"
+    if seen.request.return_control and not seen.given("controls"):
+        yield f"{seen.named.label('return_control')}: needs controls to return"
+
+
 def _sampler(seen: Seen) -> Iterator[str]:
     try:
         if not {"scheduler", "schedule"} & seen.wrong:
@@ -171,6 +190,7 @@ CHECKS: tuple[Callable[[Seen], Iterator[str]], ...] = (
     _last_seed,
     _loras,
     _mask,
+    _controls,
     _sampler,
     _area,
     _larger,

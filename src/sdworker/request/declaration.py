@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from sdworker.image_formats import EXTENSIONS, ImageFormat
 from sdworker.reading import MOST_SKIPPED, Emphasis, PromptSyntax
+from sdworker.request.controls import Control
 from sdworker.request.marks import (
     OUTDATED,
     AddOnName,
@@ -282,6 +283,18 @@ class Request(Part):
         title="LoRAs",
         description="What changes the model for this job; those of `<lora:name:0.8>` tags in the prompt come on "
         "top, and all of them add up.",
+    )
+    controls: Annotated[Many[Control], AtMost("max_controls"), Private()] = Field(
+        (),
+        title="ControlNets",
+        max_length=16,
+        description="What the drawing follows beside the prompt; several add up (docs/controlnet.md).",
+    )
+    return_control: bool = Field(
+        False,
+        title="Return hints",
+        description="Returns what the ControlNets were shown as well, behind the images: "
+        '`{"image": …, "control": 0}` for each of `controls`.',
     )
     nsfw: Annotated[bool, Also("disable_safety_checker")] = Field(
         False,

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, TypeGuard
 
 from sdworker.reading import MOST_SKIPPED
+from sdworker.request import controls
 from sdworker.request.declaration import Request
 from sdworker.request.marks import names_of
 from sdworker.request.names import Entry
@@ -192,6 +193,7 @@ def translate(given: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[Entry], li
     problems: list[str] = []
     _web_ui_settings(left, said, problems)
     _hires(left, said, problems)
+    controls.translate(left, said, problems)
     for name in [key for key in left if isinstance(key, str) and key in FOREIGN]:
         refusal = FOREIGN[name].refusal(left.pop(name), given)
         problems += [refusal] if refusal else []
@@ -207,7 +209,7 @@ def schemas() -> dict[str, dict[str, Any]]:
         properties[foreign.name] = {"deprecated": True}
         if foreign.harmless is not None and not foreign.needs and not foreign.inside:
             properties[foreign.name]["enum"] = [*foreign.harmless, None]
-    for name, schema in _SAID_SCHEMAS.items():
+    for name, schema in {**_SAID_SCHEMAS, **controls.schemas()}.items():
         properties[name] = {"deprecated": True, **schema}
     return properties
 
