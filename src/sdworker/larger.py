@@ -15,6 +15,7 @@ from sdworker.assets import AddOns, Kind
 from sdworker.engine.drawing import Drawing, Latents, Standing
 from sdworker.engine.engine import Engine
 from sdworker.engine.generation import OnStep
+from sdworker.engine.previews import Previews
 from sdworker.engine.upscaling import Shelf, Upscaler
 from sdworker.request.declaration import Hires, Upscale
 
@@ -95,7 +96,11 @@ class SecondPass:
 
 
 async def draw_twice(
-    engine: Engine, first: Drawing, second_pass: SecondPass, on_step: OnStep | None
+    engine: Engine,
+    first: Drawing,
+    second_pass: SecondPass,
+    on_step: OnStep | None = None,
+    previews: Previews | None = None,
 ) -> list[np.ndarray]:
     """The images of a second pass over what the first one drew.
 
@@ -110,28 +115,21 @@ async def draw_twice(
     before = await engine.evaluations(first)
     after = await engine.evaluations(replace(second, image=start))
     area = second.width * second.height / (first.width * first.height)
-    standing = Standing(to_come=after * area)
-
-    def in_all(done: int) -> OnStep | None:
-        if on_step is None:
-            return None
-        tell = on_step
-        return lambda step, _steps: tell(done + step, before + after)
-
+    standing = Standing(after=after, to_come=after * area)
     name = second_pass.hires.upscaler.casefold()
     if second_pass.upscaler is None and name in _LATENT:
         mode, antialias = _LATENT[name]
-        values = await engine.draw_latents(first, in_all(0), standing=standing)
+        values = await engine.draw_latents(first, on_step, previews=previews, standing=standing)
         second = replace(second, image=None, latents=Latents(values, mode, antialias))
     else:
-        images = await engine.draw(first, in_all(0), standing=standing)
+        images = await engine.draw(first, on_step, previews=previews, standing=standing)
         if second_pass.upscaler is not None:
             larger = await enlarge(engine, images, second_pass.upscaler, second_pass.size)
         else:
             larger = await _resize_all(images, second_pass.size, _FILTERS[name])
         second = replace(second, image=np.stack(larger))
-    standing.to_come = 0.0
-    return await engine.draw(second, in_all(before), standing=standing)
+    standing.before, standing.after, standing.to_come = before, 0, 0.0
+    return await engine.draw(second, on_step, previews=previews, standing=standing)
 
 
 async def enlarge(

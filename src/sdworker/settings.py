@@ -350,6 +350,10 @@ class Settings(BaseSettings):
     progress_interval_ms: int = Field(
         1000, ge=0, description="Least time between two progress updates of a job; 0 sends none."
     )
+    previews: bool = Field(
+        False,
+        description="Shows jobs that do not say: progress updates carry a small picture (docs/endpoint.md).",
+    )
     keep_results_s: float = Field(
         1800,
         gt=0,

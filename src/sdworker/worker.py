@@ -27,6 +27,7 @@ from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
 from sdworker.engine.lora import LoraShelf
+from sdworker.engine.previews import Previews
 from sdworker.engine.processor import give_back_memory
 from sdworker.generation_data import parameters_text
 from sdworker.larger import SecondPass, Upscalers, draw_twice, enlarge
@@ -112,19 +113,23 @@ class Worker:
         """
         request = self.contract.parse({"prompt": "warm-up", "num_inference_steps": 2, "seed": 0})
         await self.engine.draw(await self._drawing_of(request))
+        await asyncio.wrap_future(self.engine.call(self.engine.model.previewer))
         if self._compiles:
             await self.engine.calibrate()
             return
         await self.engine.prepare(rows=2)
         self.engine.calibrate_when_idle()
 
-    async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
+    async def run(
+        self, job: Mapping[str, Any], on_step: OnStep | None = None, previews: Previews | None = None
+    ) -> list[dict[str, Any]]:
         """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order; `"nsfw": True` too in what the
         safety checker flags. Behind them, where the job wants to see its hints, `{"image": …, "control": i}`.
 
         Args:
             job: as the platform hands it over: `id`, `input`, sometimes `s3Config`.
             on_step: told, on the engine's thread, how far the drawing is.
+            previews: shown the first image on its way, where the job asks for that.
 
         Raises:
             UserError: with a message for whoever sent it.
@@ -145,7 +150,8 @@ class Worker:
             request.controls, (drawing.width, drawing.height), drawing.image
         ) as controls:
             watch.lap("controls")
-            images = await self._draw(replace(drawing, controls=controls), second_pass, on_step)
+            shown = previews if request.previews else None
+            images = await self._draw(replace(drawing, controls=controls), second_pass, on_step, shown)
         watch.lap("draw")
         if upscaler is not None:
             images = await enlarge(self.engine, images, upscaler, size)
@@ -173,15 +179,19 @@ class Worker:
         return [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
 
     async def _draw(
-        self, drawing: Drawing, second_pass: SecondPass | None, on_step: OnStep | None
+        self,
+        drawing: Drawing,
+        second_pass: SecondPass | None,
+        on_step: OnStep | None,
+        previews: Previews | None,
     ) -> list[np.ndarray]:
         """The drawing's images, in one pass or two; of one without steps, the picture it starts from."""
         if drawing.steps == 0:
             assert drawing.image is not None, "nothing is drawn of nothing"
             return [drawing.image]
         if second_pass is not None:
-            return await draw_twice(self.engine, drawing, second_pass, on_step)
-        return await self.engine.draw(drawing, on_step)
+            return await draw_twice(self.engine, drawing, second_pass, on_step, previews)
+        return await self.engine.draw(drawing, on_step, previews=previews)
 
     async def _second_pass_of(self, request: Request, drawing: Drawing) -> SecondPass | None:
         if request.hires is None:

@@ -49,6 +49,7 @@ class TestDefaults:
             "loras": (),
             "controls": (),
             "return_control": False,
+            "previews": False,
             "nsfw": False,
             "hires": None,
             "upscale": None,

@@ -39,11 +39,14 @@ class Standing:
 
     Attributes:
         age, passed_over: seconds of steps since it was submitted, and of those it had no part in.
-        to_come: evaluations of passes that follow, counted in what one of the present pass costs.
+        before, after: evaluations of the passes before this one, and of those to come.
+        to_come: the latter, counted in what one of the present pass costs.
     """
 
     age: float = 0.0
     passed_over: float = 0.0
+    before: int = 0
+    after: int = 0
     to_come: float = 0.0
 
 

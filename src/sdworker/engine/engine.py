@@ -39,6 +39,7 @@ from sdworker.engine.errand import Errand
 from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain, is_fatal
 from sdworker.engine.generation import Generation, OnStep, table_for
 from sdworker.engine.networks.model import Model
+from sdworker.engine.previews import Previews
 from sdworker.engine.processor import use_cores
 from sdworker.engine.roster import Roster
 from sdworker.engine.unet_input import UNetInput
@@ -216,6 +217,7 @@ class Engine:
         drawing: Drawing,
         on_step: OnStep | None = None,
         *,
+        previews: Previews | None = None,
         model: Model | None = None,
         standing: Standing | None = None,
     ) -> list[np.ndarray]:
@@ -226,13 +228,16 @@ class Engine:
 
         Args:
             on_step: told how far it is.
+            previews: shown the first image on its way, when it wants that.
             model: one that was added, and stays until it is drawn; None: the first.
             standing: of its job, where this is one of several passes.
 
         Raises:
             UserError: it could not be drawn.
         """
-        images: list[np.ndarray] = await self._draw(drawing, on_step, model=model, standing=standing)
+        images: list[np.ndarray] = await self._draw(
+            drawing, on_step, previews=previews, model=model, standing=standing
+        )
         return images
 
     async def draw_latents(
@@ -240,12 +245,13 @@ class Engine:
         drawing: Drawing,
         on_step: OnStep | None = None,
         *,
+        previews: Previews | None = None,
         model: Model | None = None,
         standing: Standing | None = None,
     ) -> torch.Tensor:
         """The same up to the finished latents, [images, 4, h, w] on the model's device, for another pass."""
         latents: torch.Tensor = await self._draw(
-            drawing, on_step, model=model, standing=standing, as_latents=True
+            drawing, on_step, previews=previews, model=model, standing=standing, as_latents=True
         )
         return latents
 
@@ -257,8 +263,11 @@ class Engine:
         """
         return (await self._planned(drawing, None, model=model)).table.evaluations
 
-    async def _draw(self, drawing: Drawing, on_step: OnStep | None, **options: Any) -> Any:
+    async def _draw(
+        self, drawing: Drawing, on_step: OnStep | None, *, previews: Previews | None = None, **options: Any
+    ) -> Any:
         generation = await self._planned(drawing, on_step, **options)
+        generation.previews = previews
         self._submit(generation)
         images = asyncio.wrap_future(generation.images)
         try:

@@ -25,9 +25,11 @@ from sdworker.engine.controls.control import Control
 from sdworker.engine.controls.rows import Lead, RowControls
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing, Standing
+from sdworker.engine.errors import is_fatal
 from sdworker.engine.lora import NO_LORAS
 from sdworker.engine.networks.model import Model
 from sdworker.engine.plan import Plan
+from sdworker.engine.previews import ComingPreview, Previews
 from sdworker.engine.roster import Group
 from sdworker.engine.tables import SamplerTables, Table, first_step
 from sdworker.engine.unet_input import Conditioning, UNetInput
@@ -78,6 +80,7 @@ class Generation:
         as_latents: which of them.
         chores: once it leaves, the decoding of its images, in the order of its seeds.
         cancelled: nobody wants it any more; set by any thread.
+        previews: who wants to see it on its way; set before it is submitted.
         evaluation: UNet evaluations done.
         standing: how long its job has been here.
         rows: rows it brings to a UNet batch.
@@ -118,6 +121,7 @@ class Generation:
         self.images: Future[Any] = Future()
         self.chores: list[Chore[np.ndarray]] = []
         self.cancelled = False
+        self.previews: Previews | None = None
         self.evaluation = 0
         self.as_latents = as_latents
         self.standing = standing or Standing()
@@ -255,15 +259,41 @@ class Generation:
             original = state.kept.as_noisy_as(table.blend.image[i], table.blend.noise[i])
             state.history[column] = (1 - state.kept.mask) * (original - latents)
 
+    @property
+    def _progress(self) -> tuple[int, int]:
+        """Evaluations done, and in all, of all passes."""
+        before, after = self.standing.before, self.standing.after
+        return before + self.evaluation, before + self.table.evaluations + after
+
     def report(self) -> None:
-        """Tell whoever asked how far it is; what they do wrong must not stop the engine."""
-        if self._on_step is None:
-            return
-        try:
-            self._on_step(self.evaluation, self.table.evaluations)
-        except Exception:
-            log.exception("on_step failed; it is not called again")
-            self._on_step = None
+        """Tell whoever asked how far it is, and show it; what they do wrong must not stop the engine."""
+        if self._on_step is not None:
+            try:
+                self._on_step(*self._progress)
+            except Exception:
+                log.exception("on_step failed; it is not called again")
+                self._on_step = None
+        if self.previews is not None and not self.finished:  # then the picture itself comes
+            try:
+                if self.previews.wanted():
+                    self.previews.show(self._preview(), *self._progress)
+            except Exception as error:
+                if is_fatal(error):
+                    raise
+                log.exception("a preview failed; there are no more of this drawing")
+                self.previews = None
+
+    def _preview(self) -> ComingPreview:
+        """Its first image, as what the UNet was told last and answered makes it."""
+        i, state, previewer = self.evaluation - 1, self._begun, self.model.previewer()
+        known = self.table.known[i]
+        history = state.history[:known, :1]
+        told = (self.table.inputs[i, :known] @ history.reshape(known, -1)).view(history.shape[1:])
+        answer = state.history[self.table.output_columns[i], :1]
+        clean = previewer.clean(told, answer, self.table.timesteps[i])
+        if state.kept is not None:
+            clean = state.kept.mask * clean + (1 - state.kept.mask) * state.kept.image[:1]
+        return previewer.picture(clean)
 
     def outcome(self) -> torch.Tensor:
         """The finished latents, [images, 4, h, w] in float32."""

@@ -296,6 +296,11 @@ class Request(Part):
         description="Returns what the ControlNets were shown as well, behind the images: "
         '`{"image": …, "control": 0}` for each of `controls`.',
     )
+    previews: Annotated[bool, DefaultFrom("previews")] = Field(
+        False,
+        title="Previews",
+        description="Shows the first image on its way: progress updates carry a small JPEG as `preview`.",
+    )
     nsfw: Annotated[bool, Also("disable_safety_checker")] = Field(
         False,
         title="Unchecked",

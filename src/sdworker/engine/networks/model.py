@@ -22,6 +22,7 @@ from sdworker.engine.networks.autoencoder import Autoencoder
 from sdworker.engine.networks.preparation import Means, preparation
 from sdworker.engine.networks.prepared import Prepared
 from sdworker.engine.plan import Plan
+from sdworker.engine.previews import Previewer
 from sdworker.engine.unet_input import Conditioning, UNetInput
 from sdworker.model_place import trained_size
 
@@ -90,6 +91,7 @@ class Model(ABC):
             budget_bytes=int(_LORA_SHARE * free_bytes(device)) if lora_bytes is None else lora_bytes,
         )
         self._prepared = self._make_prepared(means)
+        self._previewer: Previewer | None = None
 
     @classmethod
     @abstractmethod
@@ -126,6 +128,12 @@ class Model(ABC):
     @abstractmethod
     def forward(self, inputs: UNetInput) -> torch.Tensor:
         """The UNet as diffusers has it; `denoise` is what to call."""
+
+    def previewer(self) -> Previewer:
+        """What makes previews of its drawings; fitted at the first call, in some tenths of a second at most."""
+        if self._previewer is None:
+            self._previewer = Previewer(self.autoencoder, self.scheduler_config)
+        return self._previewer
 
     @property
     def unet_config(self) -> Mapping[str, Any]:
