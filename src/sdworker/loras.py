@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from sdworker.assets import AddOns, Kind
-from sdworker.engine.lora import LoraError, LoraShelf, LoraUse
+from sdworker.engine.lora import LoraError, LoraUse, LoraWeights
+from sdworker.engine.shelf import Shelf
 from sdworker.request import Lora, short_name
 
 __all__ = ["Loras"]
@@ -13,7 +14,7 @@ __all__ = ["Loras"]
 class Loras:
     """The LoRAs of one model."""
 
-    def __init__(self, add_ons: AddOns, shelf: LoraShelf) -> None:
+    def __init__(self, add_ons: AddOns, shelf: Shelf[LoraWeights]) -> None:
         self._add_ons = add_ons
         self._shelf = shelf
 

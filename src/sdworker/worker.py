@@ -20,15 +20,18 @@ import torch
 from sdworker.assets import AddOns
 from sdworker.controls import Controls
 from sdworker.delivery import Delivery
+from sdworker.embeddings import Embeddings
 from sdworker.engine.controls.store import ControlNets
 from sdworker.engine.device import free_bytes
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
-from sdworker.engine.lora import LoraShelf
+from sdworker.engine.lora import LoraWeights, read_lora
 from sdworker.engine.previews import Previews
 from sdworker.engine.processor import give_back_memory
+from sdworker.engine.shelf import Shelf
+from sdworker.engine.text.embeddings import Vectors, read_vectors
 from sdworker.generation_data import parameters_text
 from sdworker.larger import SecondPass, Upscalers, draw_twice, enlarge
 from sdworker.loras import Loras
@@ -51,7 +54,7 @@ __all__ = ["Worker"]
 log = logging.getLogger(__name__)
 
 _CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, for ControlNets
-_LORA_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
+_ADD_ONS_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
 
 
 class Worker:
@@ -68,13 +71,15 @@ class Worker:
         self.contract = Contract(settings, engine.model.default_size)
         self.engine = engine
         self.add_ons = AddOns.from_settings(settings)
-        self._loras = Loras(
-            self.add_ons,
-            LoraShelf(
-                engine.model.adapters.targets,
-                most_bytes=int(_LORA_SHARE * free_bytes(torch.device("cpu"))),
-            ),
+        model, most_bytes = engine.model, int(_ADD_ONS_SHARE * free_bytes(torch.device("cpu")))
+        read_loras: Shelf[LoraWeights] = Shelf(
+            partial(read_lora, targets=model.adapters.targets), most_bytes=most_bytes
         )
+        self._loras = Loras(self.add_ons, read_loras)
+        read_embeddings: Shelf[Vectors] = Shelf(
+            partial(read_vectors, widths=model.text_widths), most_bytes=most_bytes // 8
+        )
+        self._embeddings = Embeddings(self.add_ons, read_embeddings)
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
         self._controls = Controls(self.add_ons, _control_nets(settings, engine), self._limits)
@@ -138,8 +143,10 @@ class Worker:
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
-        drawing, loras = await asyncio.gather(self._drawing_of(request), self._loras.find(request.loras))
-        drawing = replace(drawing, loras=loras)
+        drawing, loras, embeddings = await asyncio.gather(
+            self._drawing_of(request), self._loras.find(request.loras), self._embeddings.find(request)
+        )
+        drawing = replace(drawing, loras=loras, embeddings=embeddings)
         second_pass = await self._second_pass_of(request, drawing)
         upscaler = await self._upscalers.of(request.upscale)
         size = (drawing.width, drawing.height) if second_pass is None else second_pass.size

@@ -46,6 +46,7 @@ class TestDefaults:
             "schedule": "karras",
             "output_format": "png",
             "output_quality": 95,
+            "embeddings": (),
             "loras": (),
             "controls": (),
             "return_control": False,

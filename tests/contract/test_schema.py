@@ -117,6 +117,7 @@ def test_every_default_is_accepted() -> None:
 @example({"prompt": " "})
 @example({"prompt": "x", "steps": None})
 @example({"prompt": "x", "sampler": "Euler a"})
+@example({"prompt": "x", "controlnet_units": None})
 def test_it_accepts_what_the_contract_accepts_as_far_as_it_can_tell(given: dict[str, Any]) -> None:
     message = problem(given)
     if VALIDATOR.is_valid(given):

@@ -94,8 +94,8 @@ def test_of_many_cores_it_finds_the_number_that_is_quickest(best: int) -> None:
 
 
 def test_it_is_found_too_where_what_steps_should_take_was_learned_in_a_crowd() -> None:
-    """Then no step is ever late, and only a look now and then shows it."""
-    run = Run(lambda threads, now_s: crowded(threads, now_s) / 20, 2).until(320)
+    """Then no step is late, and only a look shows it."""
+    run = Run(lambda threads, now_s: crowded(threads, now_s) / 20, 2).until(10 * QUIET_S)
     assert run.threads == 1
 
 
@@ -108,13 +108,14 @@ def test_single_late_steps_change_nothing() -> None:
         return 30.0 if steps % 4 == 0 else quiet(threads, now_s)
 
     run = Run(machine, 2).until(299)
-    assert run.share(2) == 1
+    assert run.threads == 2
+    assert run.share(2) > 0.98
 
 
 async def test_the_engine_draws_with_the_number_that_was_chosen(
     networks: RecordingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here every step is late, so the sixth one is the first of a trial."""
+    """The sixth step is the first of a trial, whatever steps take."""
     seen: list[int] = []
 
     def denoise(inputs: UNetInput) -> torch.Tensor:
@@ -128,7 +129,6 @@ async def test_the_engine_draws_with_the_number_that_was_chosen(
     engine = Engine(networks, threads=2, max_rows=2)
     try:
         await engine.calibrate()
-        engine.costs.learn({2: 1e-9})
         monkeypatch.setattr(networks, "denoise", denoise)
         await engine.draw(drawing)
     finally:

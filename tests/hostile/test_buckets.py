@@ -380,6 +380,7 @@ class TestConnecting:
             assert time.monotonic() - begun < 10
             assert server.connections <= 2
 
+    @pytest.mark.slow
     async def test_https_at_a_silent_port_is_given_up_within_seconds(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -752,6 +753,7 @@ asyncio.run(main(sys.argv[1:]))
 
 
 class TestProcess:
+    @pytest.mark.slow
     async def test_memory_is_flat_whatever_pours_in(self) -> None:
         pouring = {
             name: script for name, (script, *_) in ANSWERS.items() if "ndless" in name or "bomb" in name

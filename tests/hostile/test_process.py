@@ -55,6 +55,7 @@ async def test_a_worker_that_is_killed_pings_no_more_and_leaves_nothing_behind()
         assert len(worker.platform.pings) <= pings + 1  # one may have been on its way
 
 
+@pytest.mark.slow
 async def test_nothing_can_be_killed_that_would_end_the_pings_alone() -> None:
     """They are the worker's own, not one of its children's."""
     async with running_worker(**FAST_PINGS) as worker:
@@ -70,6 +71,7 @@ def children_of(pid: int) -> list[str]:
     return "".join((thread / "children").read_text("ascii") for thread in threads).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_to_the_whole_group_lets_jobs_drain_and_pings_go_on(number: int) -> None:
     async with running_worker(**FAST_PINGS) as worker:
@@ -119,7 +121,7 @@ async def test_sigterm_waits_for_a_platform_that_is_away() -> None:
         assert "output" in worker.platform.results["late"]
 
 
-@pytest.mark.parametrize("answer", ["hang", 503])
+@pytest.mark.parametrize("answer", ["hang", pytest.param(503, marks=pytest.mark.slow)])
 async def test_sigterm_gives_up_a_result_after_the_grace_and_says_which(answer: int | str) -> None:
     faults = Faults()
     faults.of_results("lost", *[answer] * 1000)
@@ -133,6 +135,7 @@ async def test_sigterm_gives_up_a_result_after_the_grace_and_says_which(answer: 
         assert "job lost: its result of" in worker.text
 
 
+@pytest.mark.slow
 async def test_sigterm_twice_loses_nothing() -> None:
     async with running_worker(**FAST_PINGS) as worker:
         await drawing(worker.platform, "once")
@@ -155,7 +158,9 @@ async def test_sigterm_while_the_model_loads_ends_it() -> None:
 # An engine that dies.
 
 
-@pytest.mark.parametrize("how", ["SystemExit", "panic", "GeneratorExit"])
+@pytest.mark.parametrize(
+    "how", ["panic", *(pytest.param(how, marks=pytest.mark.slow) for how in ("SystemExit", "GeneratorExit"))]
+)
 async def test_an_engine_that_dies_fails_its_jobs_reports_it_and_ends_the_process(how: str) -> None:
     async with running_worker(
         script=("tests/hostile/dying_handler.py", how), CONCURRENCY="4", **FAST_PINGS
@@ -224,6 +229,7 @@ async def test_a_log_reader_that_goes_away_stops_no_job() -> None:
         await draws_and_ends(standin, process)
 
 
+@pytest.mark.slow
 async def test_a_log_reader_that_stops_reading_stops_no_job() -> None:
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
@@ -233,6 +239,7 @@ async def test_a_log_reader_that_stops_reading_stops_no_job() -> None:
     os.close(reading)
 
 
+@pytest.mark.slow
 async def test_a_full_disk_for_logs_stops_no_job() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     async with logging_to(full) as (standin, process):
@@ -240,6 +247,7 @@ async def test_a_full_disk_for_logs_stops_no_job() -> None:
         await draws_and_ends(standin, process)
 
 
+@pytest.mark.slow
 async def test_a_process_without_standard_streams_stops_no_job() -> None:
     async with logging_to(None, preexec=_close_all) as (standin, process):
         await draws_and_ends(standin, process)
@@ -278,6 +286,7 @@ sys.addaudithook(refuse)
 """
 
 
+@pytest.mark.slow
 async def test_a_disk_that_is_read_only_throughout_stops_no_job(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(_READ_ONLY, "utf-8")
     async with running_worker(PYTHONPATH=str(tmp_path)) as worker:
@@ -332,6 +341,7 @@ def test_a_variable_of_the_sdks_that_is_unusable_is_told_in_one_sentence_and_rep
     assert said is None or (said in sentences[0] and len(sentences[0]) < 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
@@ -389,6 +399,7 @@ def test_an_address_of_the_platforms_is_judged_at_start(name: str, value: str, r
     assert "a%2Fb%3Fc" in addresses.done("a/b?c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value"),
     [

@@ -558,6 +558,7 @@ class TestServe:
         assert again.status(last)["status"] == "COMPLETED"
         again.close()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("worker_too", [True, False], ids=["with its worker", "alone"])
     def test_killed_and_started_again_its_own_workers_jobs_go_on_at_once(
         self, tmp_path: Path, worker_too: bool

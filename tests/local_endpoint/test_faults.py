@@ -43,6 +43,7 @@ def assert_all_complete(endpoint: Endpoint, ids: list[str], timeout_s: float = 6
 
 
 class TestKilled:
+    @pytest.mark.slow
     def test_the_endpoint_in_the_middle_of_a_thousand_jobs(self, make_endpoint: MakeEndpoint) -> None:
         endpoint = make_endpoint(*QUICK, process=True)
         for name in ("a", "b"):
@@ -70,6 +71,7 @@ class TestKilled:
         by_worker = {status["workerId"] for status in map(endpoint.status, ids)}
         assert by_worker == {"a", "b", "c"}
 
+    @pytest.mark.slow
     def test_both(self, make_endpoint: MakeEndpoint) -> None:
         endpoint = make_endpoint(*QUICK, process=True)
         worker = endpoint.sdk_worker("a", CONCURRENCY="10")
@@ -96,6 +98,7 @@ class TestKilled:
         endpoint.start()
         assert endpoint.health()["jobs"]["inQueue"] == 1
 
+    @pytest.mark.slow
     def test_a_result_the_sdk_cannot_send_is_tried_again_and_then_failed(
         self, make_endpoint: MakeEndpoint
     ) -> None:

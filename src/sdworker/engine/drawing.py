@@ -7,6 +7,7 @@ import torch
 
 from sdworker.engine.controls.control import Control
 from sdworker.engine.lora import LoraUse
+from sdworker.engine.text.embeddings import Embedding
 from sdworker.reading import Reading
 
 __all__ = ["Drawing", "Latents", "Standing"]
@@ -63,6 +64,7 @@ class Drawing:
         mask: uint8 [height, width], 255 where `image` is repainted, or None.
         strength: how much of what it starts from is given up, 0 < strength ≤ 1.
         reading: how the prompts are read.
+        embeddings: what the prompts' words stand for that are their names.
         loras: what changes the model for this drawing; all of them add up.
         controls: ControlNets that lead it.
     """
@@ -80,6 +82,7 @@ class Drawing:
     mask: np.ndarray | None = None
     strength: float = 1.0
     reading: Reading = field(default_factory=Reading)
+    embeddings: tuple[Embedding, ...] = ()
     loras: tuple[LoraUse, ...] = ()
     controls: tuple[Control, ...] = ()
 

@@ -190,7 +190,9 @@ def _units(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None
         if isinstance(script, Mapping) and isinstance(script.get("args"), list):
             left["alwayson_scripts"] = {key: value for key, value in scripts.items() if key != name}
             units, written = script["args"], _UNITS[0]
-    if isinstance(left.get("controlnet_units"), list):
+    if left.get("controlnet_units", ()) is None:  # written out, and nothing
+        del left["controlnet_units"]
+    elif isinstance(left.get("controlnet_units"), list):
         units = left.pop("controlnet_units")
     if units is None:
         return

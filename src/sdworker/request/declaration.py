@@ -144,6 +144,27 @@ class Lora(Part):
         return self.scale if self.text_scale is None else self.text_scale
 
 
+class EmbeddingSource(Part):
+    """An embedding (textual inversion) that a job brings."""
+
+    name: str = Field(
+        title="Name", min_length=1, max_length=100, description="What stands for it in the prompts."
+    )
+    source: Annotated[str, AddOnName("embeddings"), Private()] = Field(
+        title="Source",
+        min_length=1,
+        max_length=2048,
+        description="A file of the deployment's folders; where it allows the host, a URL, the hub's "
+        "`owner/name[:file][@revision]` or `civitai:VERSION_ID`.",
+    )
+    sha256: Annotated[str | None, InWords("64 hexadecimal digits"), Private()] = Field(
+        None,
+        title="SHA-256",
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="What a fetched file must hash to.",
+    )
+
+
 class Request(Part):
     """A job's input, checked, with its defaults filled in. Immutable.
 
@@ -278,6 +299,12 @@ class Request(Part):
         "png", title="Format", description="Format of the images."
     )
     output_quality: Int = Field(95, title="Quality", ge=1, le=100, description="Quality of jpeg and webp.")
+    embeddings: Annotated[Many[EmbeddingSource], Private()] = Field(
+        (),
+        title="Embeddings",
+        max_length=16,
+        description="Embeddings from elsewhere; those of the deployment's folders need only be named in a prompt.",
+    )
     loras: Annotated[Many[Lora], AtMost("max_loras"), Private()] = Field(
         (),
         title="LoRAs",

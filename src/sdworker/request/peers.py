@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 from sdworker.reading import MOST_SKIPPED
 from sdworker.request import controls
 from sdworker.request.declaration import Request
-from sdworker.request.marks import names_of
+from sdworker.request.marks import names_of, whole
 from sdworker.request.names import Entry
 from sdworker.samplers import is_sampler, is_schedule
 from sdworker.wording import show
@@ -226,7 +226,7 @@ def _one_picture(left: dict[Any, Any], said: list[Entry], problems: list[str]) -
 
 def _resize_mode(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None:
     """AUTOMATIC1111's `resize_mode`, of which 3 resizes latents."""
-    mode = left.pop("resize_mode", None)
+    mode = whole(left.pop("resize_mode", None))
     if mode is None:
         return
     if isinstance(mode, bool) or not isinstance(mode, int) or mode not in _RESIZES:
@@ -242,7 +242,7 @@ _RESIZES = {0: "stretch", 1: "crop", 2: "fill"}
 
 def _batches(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None:
     """AUTOMATIC1111's `n_iter` batches of `batch_size`, whose seeds go on counting."""
-    batches = left.pop("n_iter", None)
+    batches = whole(left.pop("n_iter", None))
     if batches is None:
         return
     if isinstance(batches, bool) or not isinstance(batches, int) or not 1 <= batches <= 10_000:
@@ -280,7 +280,7 @@ def _web_ui_settings(left: dict[Any, Any], said: list[Entry], problems: list[str
         left["override_settings"] = dict(overridden)
         where.append(("override_settings.", left["override_settings"]))
     for prefix, settings in where:
-        layers = settings.pop("CLIP_stop_at_last_layers", None)
+        layers = whole(settings.pop("CLIP_stop_at_last_layers", None))
         if layers is not None:
             name = f"{prefix}CLIP_stop_at_last_layers"
             if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= MOST_SKIPPED + 1:

@@ -2,8 +2,8 @@
 
 The threads of a step wait for one another some hundred times, so one core that another program keeps busy makes
 all of them late: then fewer threads are quicker, on two busy cores even one. What is quicker can only be tried. So
-where steps take far longer than known, and otherwise now and then, the next few are taken with half the threads;
-and where there are fewer than there might be, now and then with twice as many. The quicker number stays.
+where steps take far longer than known, and otherwise more and more seldom, the next few are taken with half the
+threads; and where there are fewer than there might be, now and then with twice as many. The quicker number stays.
 """
 
 import statistics
@@ -24,8 +24,9 @@ _QUICKER_WITH_FEWER = 0.8
 _QUICKER_WITH_MORE = 1.0
 # Seconds until the next trial: first after a change, doubled with each that was in vain.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 80.0
-# As long as steps are not late, fewer threads are hardly ever quicker.
-_SELDOM_S = 300.0
+# What steps should take was perhaps learned in a crowd, and none is late then. So fewer threads are tried at once,
+# and from then on ever more seldom.
+_FIRST_LOOK_S, _LAST_LOOK_S = 10.0, 300.0
 
 
 class ThreadChooser:
@@ -49,7 +50,8 @@ class ThreadChooser:
         self._fewer_first = True  # where both may be tried: they take turns
         self._pause_s = _FIRST_PAUSE_S
         self._next_trial_s = now_s  # the first step that is late enough may begin one
-        self._next_look_s = now_s + _SELDOM_S
+        self._look_s = _FIRST_LOOK_S
+        self._next_look_s = now_s
 
     def step_took(self, ratio: float, now_s: float) -> int:
         """A step took `ratio` times what it should. Returns how many threads the next one gets."""
@@ -88,6 +90,7 @@ class ThreadChooser:
             self._fewer_first = self.threads > self._kept
             self.threads = self._kept
         self._next_trial_s = now_s + self._pause_s
-        self._next_look_s = now_s + _SELDOM_S
+        self._next_look_s = now_s + self._look_s
+        self._look_s = min(2 * self._look_s, _LAST_LOOK_S)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         self._votes = None

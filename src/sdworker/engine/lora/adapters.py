@@ -1,15 +1,17 @@
 """A model's LoRAs: the slots of each of its networks, and what a drawing holds of them while it is drawn."""
 
-from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from sdworker.engine.lora.low_rank import LowRank, Target
 from sdworker.engine.lora.reader import LoraWeights
 from sdworker.engine.lora.rows import RowAdapters, Use
 from sdworker.engine.lora.slots import AdapterSlots, Slot
+from sdworker.engine.text.embeddings import Embedding
 
 __all__ = ["NO_LORAS", "UNET", "Adapters", "Applied", "Held", "LoraUse"]
 
@@ -42,12 +44,19 @@ class Applied:
     """What a text is encoded with.
 
     Attributes:
-        key: equal where the encoder gives the same; () where it is the model's own.
+        key: equal where the encoder is the same; () where it is the model's own.
+        embeddings: name → what it is known by, and its vectors [n, width], for texts that were planned with these
+            names.
     """
 
-    key: Hashable = ()
+    key: tuple[Hashable, ...] = ()
     slots: AdapterSlots | None = None
     rows: RowAdapters | None = None
+    embeddings: Mapping[str, tuple[Hashable, torch.Tensor]] = field(default_factory=dict, compare=False)
+
+    def key_with(self, names: Iterable[str]) -> tuple[Hashable, ...]:
+        """The same for a text in which these embeddings stand."""
+        return self.key + tuple(self.embeddings[name][0] for name in names)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -144,14 +153,15 @@ class Held:
         uses = self._uses(UNET)
         return RowAdapters.of(uses, rows, self._slots[UNET]) if uses else None
 
-    def applied(self, part: str) -> Applied:
+    def applied(self, part: str, embeddings: Sequence[Embedding] = ()) -> Applied:
         """What a text encoder encodes with."""
+        vectors = {one.name: (one.key, one.vectors.parts[part]) for one in embeddings}
         uses = self._uses(part)
         if not uses:
-            return Applied()
+            return Applied(embeddings=vectors)
         slots = self._slots[part]
         told = tuple((lora.key, lora.text_scale) for lora, _ in _with_part(self._loras, part))
-        return Applied(told, slots, RowAdapters.of(uses, 1, slots))
+        return Applied(told, slots, RowAdapters.of(uses, 1, slots), vectors)
 
     def release_texts(self) -> None:
         """The texts are encoded: only the UNet's are needed any more."""

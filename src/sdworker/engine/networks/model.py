@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import nn
 
 from sdworker.engine.controls.rows import with_residuals
 from sdworker.engine.device import free_bytes, time_call
@@ -63,6 +62,7 @@ class Model(ABC):
         scheduler_config: its noise schedule, as diffusers' `scheduler_config.json` has it.
         autoencoder: pictures to latents and back.
         adapters: the LoRAs in its networks.
+        text_widths: text encoder → numbers of a token's embedding.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Model(ABC):
         *,
         unet: Any,
         vae: Any,
-        text_encoders: Mapping[str, nn.Module],
+        text_encoders: Mapping[str, Any],
         scheduler_config: dict[str, Any],
         device: torch.device,
         dtype: torch.dtype,
@@ -86,6 +86,7 @@ class Model(ABC):
         self.scheduler_config = scheduler_config
         self.autoencoder = Autoencoder(vae, device=device, dtype=vae.dtype)
         self._unet = unet
+        self.text_widths = {name: int(encoder.width) for name, encoder in text_encoders.items()}
         self.adapters = Adapters(
             {UNET: unet, **text_encoders},
             budget_bytes=int(_LORA_SHARE * free_bytes(device)) if lora_bytes is None else lora_bytes,

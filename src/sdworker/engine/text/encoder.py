@@ -5,7 +5,7 @@ prompts share, the empty one above all, are encoded once.
 """
 
 from collections import OrderedDict
-from collections.abc import Generator, Hashable, Mapping
+from collections.abc import Generator, Hashable
 from typing import Any, cast
 
 import torch
@@ -20,7 +20,6 @@ from sdworker.reading import Emphasis
 __all__ = ["PenultimateEncoder", "PromptEncoder"]
 
 _CACHED_CHUNKS = 256
-_NO_EMBEDDINGS: Mapping[str, torch.Tensor] = {}
 _PLAIN = Applied()
 _Key = tuple[Chunk, Emphasis, int, Hashable]
 
@@ -38,19 +37,15 @@ class PromptEncoder:
         *,
         device: torch.device,
         dtype: torch.dtype,
-        embeddings: Mapping[str, torch.Tensor] = _NO_EMBEDDINGS,
     ) -> None:
         """
         Args:
             text_encoder: called as `clip.TextEncoder` is.
             dtype: of the embeddings.
-            embeddings: name → [n, width], for texts that were planned with these names. What a name stands for
-                must not change, because encoded chunks are kept by it.
         """
         self._text_encoder = text_encoder
         self._device = device
         self._dtype = dtype
-        self._embeddings = embeddings
         self._known: OrderedDict[_Key, torch.Tensor] = OrderedDict()
 
     @property
@@ -75,7 +70,7 @@ class PromptEncoder:
         """The same, one chunk for each item taken; a chunk that is remembered is no item.
 
         Args:
-            applied: the LoRAs it is encoded with.
+            applied: the LoRAs and embeddings it is encoded with.
         """
         chunks = []
         for chunk in text.chunks:
@@ -90,7 +85,7 @@ class PromptEncoder:
         self, chunk: Chunk, emphasis: Emphasis, clip_skip: int, applied: Applied = _PLAIN
     ) -> torch.Tensor:
         """One chunk's embedding, [1, 77, d]; at once if it is remembered."""
-        key = chunk, emphasis, clip_skip, applied.key
+        key = chunk, emphasis, clip_skip, _key(chunk, applied)
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = self._encode(chunk, emphasis, clip_skip, applied)
@@ -100,7 +95,7 @@ class PromptEncoder:
 
     def knows(self, chunk: Chunk, emphasis: Emphasis, clip_skip: int, applied: Applied = _PLAIN) -> bool:
         """Whether encoding it costs nothing."""
-        return (chunk, emphasis, clip_skip, applied.key) in self._known
+        return (chunk, emphasis, clip_skip, _key(chunk, applied)) in self._known
 
     def _encode(self, chunk: Chunk, emphasis: Emphasis, clip_skip: int, applied: Applied) -> torch.Tensor:
         hidden = self._hidden(chunk, clip_skip, applied)
@@ -111,17 +106,17 @@ class PromptEncoder:
 
     def _hidden(self, chunk: Chunk, clip_skip: int, applied: Applied) -> torch.Tensor:
         """The hidden state that a chunk's embedding is made of, [1, 77, d]."""
-        ids, mask, vectors = self._inputs(chunk)
+        ids, mask, vectors = self._inputs(chunk, applied)
         with applied.in_place():
             hidden: torch.Tensor = self._text_encoder(ids, mask, skip=clip_skip, vectors=vectors)
         return hidden
 
-    def _inputs(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor, list[Vectors]]:
+    def _inputs(self, chunk: Chunk, applied: Applied) -> tuple[torch.Tensor, torch.Tensor, list[Vectors]]:
         """Ids and mask, [1, 77] each, and what stands in for tokens."""
         ids = torch.tensor([chunk.tokens])
         mask = (torch.arange(len(chunk.tokens)) < chunk.used + 2).long()[None]
         vectors: list[Vectors] = [
-            (0, insert.start, self._embeddings[insert.name]) for insert in chunk.inserts
+            (0, insert.start, applied.embeddings[insert.name][1]) for insert in chunk.inserts
         ]
         return send(ids, self._device), send(mask, self._device), vectors
 
@@ -158,21 +153,27 @@ class PenultimateEncoder(PromptEncoder):
         At once where its chunks were encoded just before.
         """
         chunk = text.chunks[0]
-        if (chunk, applied.key) not in self._wholes:
+        key = chunk, _key(chunk, applied)
+        if key not in self._wholes:
             self._hidden(chunk, text.clip_skip, applied)
-        return self._wholes[chunk, applied.key]
+        return self._wholes[key]
 
     def _hidden(self, chunk: Chunk, clip_skip: int, applied: Applied) -> torch.Tensor:
-        ids, mask, vectors = self._inputs(chunk)
+        ids, mask, vectors = self._inputs(chunk, applied)
         hidden: torch.Tensor
         with applied.in_place():
             hidden, whole = self._text_encoder.penultimate(ids, mask, skip=clip_skip, vectors=vectors)
         if whole is not None:
-            self._wholes[chunk, applied.key] = whole.to(self._dtype)
-            self._wholes.move_to_end((chunk, applied.key))
+            key = chunk, _key(chunk, applied)
+            self._wholes[key] = whole.to(self._dtype)
+            self._wholes.move_to_end(key)
             while len(self._wholes) > _CACHED_CHUNKS:
                 self._wholes.popitem(last=False)
         return hidden
+
+
+def _key(chunk: Chunk, applied: Applied) -> Hashable:
+    return applied.key_with(insert.name for insert in chunk.inserts)
 
 
 def _emphasise(hidden: torch.Tensor, weights: torch.Tensor, emphasis: Emphasis) -> torch.Tensor:

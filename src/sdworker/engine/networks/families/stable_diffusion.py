@@ -82,12 +82,17 @@ class StableDiffusion(Model):
             )
         taken = steps_taken(drawing.steps, drawing.strength if drawing.starts_from_a_picture else None)
         counted = max(1, taken * PAIRS[drawing.sampler].order)
-        parts = plan_prompt(drawing.prompt, words, evaluations=counted, reading=reading)
+        reads: dict[str, Any] = {
+            "evaluations": counted,
+            "reading": reading,
+            "embeddings": {one.name: one.vectors.count for one in drawing.embeddings},
+        }
+        parts = plan_prompt(drawing.prompt, words, **reads)
         guidance = self._guidance(drawing, tuple(part.weight for part in parts))
         rows = list(parts)
         if guidance.guided:
             negative = drawing.negative_prompt
-            rows.insert(0, plan_negative_prompt(negative, words, evaluations=counted, reading=reading))
+            rows.insert(0, plan_negative_prompt(negative, words, **reads))
         said = [tuple(part.at(i) for part in rows) for i in range(evaluations)]
         texts = tuple(dict.fromkeys(said))
         numbers = {told: number for number, told in enumerate(texts)}
@@ -135,7 +140,8 @@ class StableDiffusion(Model):
     ) -> Generator[None, None, Conditioning]:
         """What the UNet is told in one row, a chunk for each item taken."""
         del is_negative
-        embedded = yield from self._prompts.encode_in_pieces(text, held.applied("text_encoder"))
+        applied = held.applied("text_encoder", drawing.embeddings)
+        embedded = yield from self._prompts.encode_in_pieces(text, applied)
         return Conditioning(embedded, added=self._embedded(drawing.guidance))
 
     def example_conditioning(self) -> Conditioning:

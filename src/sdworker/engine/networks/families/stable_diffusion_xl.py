@@ -95,7 +95,8 @@ class StableDiffusionXL(StableDiffusion):
         self, text: Text, drawing: Drawing, held: Held, *, is_negative: bool
     ) -> Generator[None, None, Conditioning]:
         text_2 = _padded_with(text, self._pad_2)
-        applied, applied_2 = held.applied("text_encoder"), held.applied("text_encoder_2")
+        applied = held.applied("text_encoder", drawing.embeddings)
+        applied_2 = held.applied("text_encoder_2", drawing.embeddings)
         embedded = yield from self._prompts.encode_in_pieces(text, applied)
         embedded_2 = yield from self._prompts_2.encode_in_pieces(text_2, applied_2)
         told = torch.cat([embedded, embedded_2], dim=-1)

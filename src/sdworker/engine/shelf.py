@@ -1,43 +1,50 @@
-"""LoRA files as they were read, kept in memory; each is read once however many jobs want it."""
+"""Add-on files as they were read, kept in memory; each is read once however many jobs want it."""
 
 import asyncio
 import contextlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-from sdworker.engine.lora.low_rank import Target
-from sdworker.engine.lora.reader import LoraError, LoraWeights, read_lora
 from sdworker.engine.processor import use_cores
 
-__all__ = ["LoraShelf"]
+__all__ = ["Shelf"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class LoraShelf:
+class _Sized(Protocol):
+    @property
+    def bytes_(self) -> int: ...
+
+
+Content = TypeVar("Content", bound=_Sized)
+
+
+class Shelf(Generic[Content]):
     """For one event loop. The least recently used go when there are too many."""
 
-    def __init__(self, targets: Mapping[str, Mapping[str, Target]], *, most_bytes: int) -> None:
+    def __init__(self, read: Callable[[Path], Content], *, most_bytes: int) -> None:
         """
         Args:
-            targets: the model's layers, by network.
+            read: a file's content; called in threads.
             most_bytes: of all that are kept.
         """
-        self._targets = targets
+        self._read = read
         self._most_bytes = most_bytes
-        self._kept: OrderedDict[Hashable, LoraWeights] = OrderedDict()
-        self._coming: dict[Hashable, Future[LoraWeights]] = {}
+        self._kept: OrderedDict[Hashable, Content] = OrderedDict()
+        self._coming: dict[Hashable, Future[Content]] = {}
         # With one core: the engine has the others, and a second team of threads would slow it (processor.py).
-        self._readers = ThreadPoolExecutor(2, "loras", initializer=use_cores, initargs=(1,))
+        self._readers = ThreadPoolExecutor(2, "add-ons", initializer=use_cores, initargs=(1,))
 
-    async def read(self, path: Path) -> tuple[Hashable, LoraWeights]:
-        """A file, and what it is known by: a changed one is another.
+    async def read(self, path: Path) -> tuple[Hashable, Content]:
+        """What a file is known by, for a changed one is another, and its content.
 
         Raises:
-            LoraError: it cannot be used with this model.
+            Exception: what reading it raises.
         """
         key = await asyncio.to_thread(_key_of, path)
         kept = self._kept.get(key)
@@ -47,13 +54,9 @@ class LoraShelf:
         coming = self._coming.get(key)
         if coming is None:
             loop = asyncio.get_running_loop()
-            coming = self._coming[key] = self._readers.submit(read_lora, path, self._targets)
+            coming = self._coming[key] = self._readers.submit(self._read, path)
             coming.add_done_callback(lambda _: _tell(loop, self._arrived, key))
         return key, await asyncio.shield(asyncio.wrap_future(coming))
-
-    def close(self) -> None:
-        """End its threads; nothing is read any more."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _arrived(self, key: Hashable) -> None:
         coming = self._coming.pop(key)
@@ -70,11 +73,12 @@ def _tell(loop: asyncio.AbstractEventLoop, function: Callable[[Hashable], None],
 
 
 def _key_of(path: Path) -> Hashable:
-    """A kept file is named by its hash, and its times say when it was used."""
+    """A kept file is named by its hash, and its times say when it was used. One that is gone has none: reading it
+    says so."""
     if _SHA256.fullmatch(path.name):
         return path.name
     try:
         status = path.stat()
-    except OSError as error:
-        raise LoraError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+    except OSError:
+        return path
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
