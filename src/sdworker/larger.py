@@ -15,6 +15,7 @@ from sdworker.assets import AddOns, Kind
 from sdworker.engine.drawing import Drawing, Latents, Standing
 from sdworker.engine.engine import Engine
 from sdworker.engine.generation import OnStep
+from sdworker.engine.networks.model import Model
 from sdworker.engine.previews import Previews
 from sdworker.engine.upscaling import Shelf, Upscaler
 from sdworker.request.declaration import Hires, Upscale
@@ -100,7 +101,9 @@ async def draw_twice(
     first: Drawing,
     second_pass: SecondPass,
     on_step: OnStep | None = None,
+    *,
     previews: Previews | None = None,
+    model: Model | None = None,
 ) -> list[np.ndarray]:
     """The images of a second pass over what the first one drew.
 
@@ -112,24 +115,24 @@ async def draw_twice(
     """
     second = second_pass.drawing(first)
     start = np.broadcast_to(np.uint8(0), (second.height, second.width, 3))
-    before = await engine.evaluations(first)
-    after = await engine.evaluations(replace(second, image=start))
+    before = await engine.evaluations(first, model=model)
+    after = await engine.evaluations(replace(second, image=start), model=model)
     area = second.width * second.height / (first.width * first.height)
     standing = Standing(after=after, to_come=after * area)
     name = second_pass.hires.upscaler.casefold()
     if second_pass.upscaler is None and name in _LATENT:
         mode, antialias = _LATENT[name]
-        values = await engine.draw_latents(first, on_step, previews=previews, standing=standing)
+        values = await engine.draw_latents(first, on_step, previews=previews, model=model, standing=standing)
         second = replace(second, image=None, latents=Latents(values, mode, antialias))
     else:
-        images = await engine.draw(first, on_step, previews=previews, standing=standing)
+        images = await engine.draw(first, on_step, previews=previews, model=model, standing=standing)
         if second_pass.upscaler is not None:
             larger = await enlarge(engine, images, second_pass.upscaler, second_pass.size)
         else:
             larger = await _resize_all(images, second_pass.size, _FILTERS[name])
         second = replace(second, image=np.stack(larger))
     standing.before, standing.after, standing.to_come = before, 0, 0.0
-    return await engine.draw(second, on_step, previews=previews, standing=standing)
+    return await engine.draw(second, on_step, previews=previews, model=model, standing=standing)
 
 
 async def enlarge(

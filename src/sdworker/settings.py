@@ -96,6 +96,7 @@ class BucketAddressing(_Choice):
     VIRTUAL = "virtual"
 
 
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 V1_DEFAULTS = {
@@ -122,6 +123,27 @@ class Settings(BaseSettings):
         None,
         description="Model folder in diffusers' layout. "
         "Unset: the model baked into the image, else the embedded `models/emoji`.",
+    )
+    model_id: str | None = Field(
+        None,
+        description="`owner/name` of one of the platform's cached models, or of another that a hub's cache on "
+        "this machine holds. Nothing is downloaded.",
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Several models, with commas between, of which jobs choose by `model`: `name=folder`, "
+        "a folder or `owner/name` of a cached one. The first, or the one above, is drawn with where a job names "
+        "none.",
+    )
+    models_dir: Path | None = Field(
+        None,
+        description="Folder of models that are served as well, each by its name: `/runpod-volume/models` say.",
+    )
+    model_memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="GB that the weights of all loaded models may take; those used longest ago make room. "
+        "Unset: six tenths of a card's memory, half of what a CPU has free.",
     )
     device: Device = Field(
         Device.AUTO,
@@ -415,6 +437,26 @@ class Settings(BaseSettings):
         if any(not _HOST.fullmatch(host) for host in named):
             raise ValueError("should be names of hosts with commas between, without https:// and paths")
         return named
+
+    @field_validator("model_id")
+    @classmethod
+    def _is_a_hub_id(cls, model_id: str | None) -> str | None:
+        if model_id is not None and not _HUB_ID.fullmatch(model_id):
+            raise ValueError("should be owner/name, as a hub calls the model; MODEL_DIR takes a folder")
+        return model_id
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, models: object) -> object:
+        if not isinstance(models, str):
+            return models
+        entries = tuple(entry.strip() for entry in models.split(",") if entry.strip())
+        if any(entry.startswith("=") or entry.endswith("=") for entry in entries):
+            raise ValueError("should be name=folder, a folder or owner/name, with commas between")
+        names = [entry.partition("=")[0].strip().casefold() for entry in entries if "=" in entry]
+        if len(names) != len(set(names)):
+            raise ValueError("has one name twice")
+        return entries
 
     @field_validator("default_scheduler")
     @classmethod

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,8 @@ from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
 from sdworker.engine.lora import LoraWeights, read_lora
+from sdworker.engine.networks.model import Model
+from sdworker.engine.pool import ModelPool
 from sdworker.engine.previews import Previews
 from sdworker.engine.processor import give_back_memory
 from sdworker.engine.shelf import Shelf
@@ -57,33 +59,41 @@ _CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, 
 _ADD_ONS_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
 
 
+@dataclass(frozen=True)
+class _Beside:
+    """What was read for one model, and goes with it: files that fit no other."""
+
+    loras: Loras
+    embeddings: Embeddings
+    controls: Controls
+
+
 class Worker:
     """Turns jobs into images. Holds no state of any job."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, *, model_name: str, guard: SafetyGuard | None = None
+        self,
+        settings: Settings,
+        engine: Engine,
+        models: ModelPool,
+        contract: Contract,
+        *,
+        guard: SafetyGuard | None = None,
     ) -> None:
         """
         Args:
-            model_name: what the model is called in generation data.
+            models: those the engine draws with, by the names that the contract knows.
             guard: judges what is drawn; None: nothing is judged.
         """
-        self.contract = Contract(settings, engine.model.default_size)
+        self.contract = contract
         self.engine = engine
+        self.models = models
         self.add_ons = AddOns.from_settings(settings)
-        model, most_bytes = engine.model, int(_ADD_ONS_SHARE * free_bytes(torch.device("cpu")))
-        read_loras: Shelf[LoraWeights] = Shelf(
-            partial(read_lora, targets=model.adapters.targets), most_bytes=most_bytes
-        )
-        self._loras = Loras(self.add_ons, read_loras)
-        read_embeddings: Shelf[Vectors] = Shelf(
-            partial(read_vectors, widths=model.text_widths), most_bytes=most_bytes // 8
-        )
-        self._embeddings = Embeddings(self.add_ons, read_embeddings)
+        self._settings = settings
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
-        self._controls = Controls(self.add_ons, _control_nets(settings, engine), self._limits)
-        self._model_name = model_name
+        self._beside: dict[Model, _Beside] = {}
+        models.when_leaving(lambda model: self._beside.pop(model, None))
         self._guard = guard
         self._upscalers = Upscalers(engine, self.add_ons)
         self._concurrency = settings.concurrency
@@ -143,22 +153,27 @@ class Worker:
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
-        drawing, loras, embeddings = await asyncio.gather(
-            self._drawing_of(request), self._loras.find(request.loras), self._embeddings.find(request)
-        )
-        drawing = replace(drawing, loras=loras, embeddings=embeddings)
+        drawing = await self._drawing_of(request)
         second_pass = await self._second_pass_of(request, drawing)
         upscaler = await self._upscalers.of(request.upscale)
         size = (drawing.width, drawing.height) if second_pass is None else second_pass.size
         if upscaler is not None:
             size = self.contract.upscaled_size(request, size)
         watch.lap("read")
-        async with self._controls.lease(
-            request.controls, (drawing.width, drawing.height), drawing.image
-        ) as controls:
-            watch.lap("controls")
-            shown = previews if request.previews else None
-            images = await self._draw(replace(drawing, controls=controls), second_pass, on_step, shown)
+        async with self.models.use(request.model) as model:
+            watch.lap("model")
+            beside = self._beside_of(model)
+            loras, embeddings = await asyncio.gather(
+                beside.loras.find(request.loras), beside.embeddings.find(request)
+            )
+            drawing = replace(drawing, loras=loras, embeddings=embeddings)
+            first = drawing.width, drawing.height
+            async with beside.controls.lease(request.controls, first, drawing.image) as controls:
+                watch.lap("add-ons")
+                shown = previews if request.previews else None
+                images = await self._draw(
+                    replace(drawing, controls=controls), second_pass, on_step, previews=shown, model=model
+                )
         watch.lap("draw")
         if upscaler is not None:
             images = await enlarge(self.engine, images, upscaler, size)
@@ -190,21 +205,43 @@ class Worker:
         drawing: Drawing,
         second_pass: SecondPass | None,
         on_step: OnStep | None,
+        *,
         previews: Previews | None,
+        model: Model,
     ) -> list[np.ndarray]:
         """The drawing's images, in one pass or two; of one without steps, the picture it starts from."""
         if drawing.steps == 0:
             assert drawing.image is not None, "nothing is drawn of nothing"
             return [drawing.image]
         if second_pass is not None:
-            return await draw_twice(self.engine, drawing, second_pass, on_step, previews)
-        return await self.engine.draw(drawing, on_step, previews=previews)
+            return await draw_twice(
+                self.engine, drawing, second_pass, on_step, previews=previews, model=model
+            )
+        return await self.engine.draw(drawing, on_step, previews=previews, model=model)
 
     async def _second_pass_of(self, request: Request, drawing: Drawing) -> SecondPass | None:
         if request.hires is None:
             return None
         size = self.contract.hires_size(request, (drawing.width, drawing.height))
         return SecondPass(request.hires, size, await self._upscalers.of(request.hires))
+
+    def _beside_of(self, model: Model) -> "_Beside":
+        """The add-ons of a model that is held."""
+        beside = self._beside.get(model)
+        if beside is None:
+            most_bytes = int(_ADD_ONS_SHARE * free_bytes(torch.device("cpu")))
+            read_loras: Shelf[LoraWeights] = Shelf(
+                partial(read_lora, targets=model.adapters.targets), most_bytes=most_bytes
+            )
+            read_embeddings: Shelf[Vectors] = Shelf(
+                partial(read_vectors, widths=model.text_widths), most_bytes=most_bytes // 8
+            )
+            beside = self._beside[model] = _Beside(
+                Loras(self.add_ons, read_loras),
+                Embeddings(self.add_ons, read_embeddings),
+                Controls(self.add_ons, _control_nets(self._settings, model), self._limits),
+            )
+        return beside
 
     async def _drawing_of(self, request: Request) -> Drawing:
         """The request as the engine draws it: pictures fetched and brought to size."""
@@ -272,16 +309,15 @@ class Worker:
                 format=request.output_format,
                 quality=request.output_quality,
                 parameters=parameters_text(
-                    request, seed=drawing.seeds[number], size=size, model=self._model_name
+                    request, seed=drawing.seeds[number], size=size, model=request.model or ""
                 ),
             )
 
         return await asyncio.gather(*(asyncio.to_thread(encode, number) for number in range(len(images))))
 
 
-def _control_nets(settings: Settings, engine: Engine) -> ControlNets:
+def _control_nets(settings: Settings, model: Model) -> ControlNets:
     budget_mb = settings.controlnet_memory_mb
-    model = engine.model
     return ControlNets(
         model,
         budget_bytes=int(_CONTROLS_SHARE * free_bytes(model.device))

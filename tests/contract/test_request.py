@@ -55,6 +55,7 @@ class TestDefaults:
             "hires": None,
             "upscale": None,
             "lora": None,
+            "model": None,
             "lora_scale": 1.0,
         }
 

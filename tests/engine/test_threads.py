@@ -75,6 +75,13 @@ def test_when_the_crowd_has_gone_all_threads_draw_again() -> None:
     assert run.share(2) > 0.99
 
 
+def test_a_crowd_that_comes_late_is_noticed_as_soon_as_one_that_was_there_from_the_start() -> None:
+    run = Run(lambda threads, now_s: (quiet if now_s < 600 else crowded)(threads, now_s), 2)
+    assert run.until(599.9).threads == 2
+    run.until(600 + 10 * 20 * QUIET_S)
+    assert run.threads == 1
+
+
 def test_where_fewer_threads_help_no_more_than_many_they_are_not_taken() -> None:
     """Half of each core is somebody else's, and threads that wait cost nothing."""
     run = Run(lambda threads, _now_s: 3.0 if threads == 2 else 3.2, 2).until(3600)

@@ -50,6 +50,10 @@ def refusal(environment: pytest.MonkeyPatch, **variables: str) -> str:
 # Variable → what is written, what is read.
 ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "MODEL_DIR": [("/models/a", Path("/models/a"))],
+    "MODEL_ID": [("owner/name", "owner/name")],
+    "MODELS": [("a=b, c", ("a=b", "c")), ("owner/name", ("owner/name",))],
+    "MODELS_DIR": [("/m", Path("/m"))],
+    "MODEL_MEMORY_GB": [("7.5", 7.5)],
     "DEVICE": [("cpu", Device.CPU), ("CUDA", Device.CUDA), ("auto", Device.AUTO)],
     "PRECISION": [("FP16", Precision.FP16), ("bf16", Precision.BF16), ("fp32", Precision.FP32)],
     "ATTENTION": [("sdpa", Attention.SDPA), ("xFormers", Attention.XFORMERS)],

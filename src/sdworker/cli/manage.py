@@ -122,15 +122,13 @@ def _purge(client: Client, arguments: argparse.Namespace) -> None:
 def _schema(arguments: argparse.Namespace) -> int:
     # Imported here: it reads the settings and the model's configuration.
     from sdworker.assets import AddOns
+    from sdworker.catalogue import contract_of
     from sdworker.errors import DeploymentError
-    from sdworker.model_place import model_folder, own_size
-    from sdworker.request import Contract
     from sdworker.settings import load_settings
 
     try:
         settings = load_settings()
-        contract = Contract(settings, own_size(model_folder(settings.model_dir)))
-        schema = contract.schema(AddOns.from_settings(settings).all_names())
+        schema = contract_of(settings).schema(AddOns.from_settings(settings).all_names())
     except (DeploymentError, OSError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1

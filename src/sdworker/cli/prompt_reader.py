@@ -1,13 +1,13 @@
-"""How the model of this machine reads prompts, loaded once for any number of them; without torch."""
+"""How the first model of this machine reads prompts, loaded once for any number of them; without torch."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdworker.catalogue import list_models
 from sdworker.engine.text.prompt import PlannedPart, plan_negative_prompt, plan_prompt
 from sdworker.engine.text.tokens import ClipTokenizer, load_tokenizer
-from sdworker.model_place import model_folder, own_size
 from sdworker.reading import reading_of
 from sdworker.request import Contract
 from sdworker.samplers import PAIRS
@@ -33,14 +33,16 @@ class PromptReader:
     """Reads the prompts of jobs' inputs.
 
     Raises:
-        SettingsError: a variable makes no sense.
+        DeploymentError: a variable makes no sense, or a model is damaged.
         OSError, ValueError, KeyError: the model's files cannot be read.
     """
 
     def __init__(self) -> None:
         self._settings = load_settings()
-        folder = model_folder(self._settings.model_dir)
-        self._contract = Contract(self._settings, own_size(folder))
+        listed = list_models(self._settings)
+        served = tuple(one.served for one in listed)
+        self._contract = Contract(self._settings, served[0].size, served)
+        folder = listed[0].checked.path
         config = json.loads((folder / "text_encoder" / "config.json").read_text("utf-8"))
         self.tokenizer: ClipTokenizer = load_tokenizer(
             folder / "tokenizer", config.get("max_position_embeddings", 77)

@@ -75,13 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
 def print_input_schema() -> None:
     """Print the JSON Schema of a job's input. In a process of its own, but without torch: a worker is starting."""
     from sdworker.assets import AddOns
-    from sdworker.model_place import model_folder, own_size
-    from sdworker.request import Contract
+    from sdworker.catalogue import contract_of
     from sdworker.settings import load_settings
 
     settings = load_settings()
-    contract = Contract(settings, own_size(model_folder(settings.model_dir)))
-    print(json.dumps(contract.schema(AddOns.from_settings(settings).all_names())))
+    print(json.dumps(contract_of(settings).schema(AddOns.from_settings(settings).all_names())))
 
 
 async def _serve(arguments: argparse.Namespace) -> None:

@@ -83,6 +83,7 @@ class Engine:
         threads: int | None = None,
         fewer_threads: bool = True,
         memory_bytes: int | None = None,
+        reserved_bytes: int = 0,
     ) -> None:
         """
         Args:
@@ -93,6 +94,7 @@ class Engine:
             fewer_threads: steps are taken with fewer of them while that is quicker (`costs/threads.py`).
             memory_bytes: what drawings under way may hold on the device beside the model and between steps.
                 None: a third of what is free now.
+            reserved_bytes: of what is free now, what other models will take.
         """
         self._roster = Roster(max_rows=max_rows)
         self._learner = self._roster.add(model).learner
@@ -104,9 +106,9 @@ class Engine:
             if fewer_threads and (threads or 1) > 1 and model.device.type == "cpu"
             else None
         )
-        self._memory_bytes = (
-            int(_MEMORY_SHARE * free_bytes(model.device)) if memory_bytes is None else memory_bytes
-        )
+        if memory_bytes is None:
+            memory_bytes = int(_MEMORY_SHARE * max(0, free_bytes(model.device) - reserved_bytes))
+        self._memory_bytes = memory_bytes
         self._inbox: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._errand: Errand[Any] | None = None  # the one at hand
         self._generations: list[Generation] = []  # unfinished ones, waiting or live, in order of arrival

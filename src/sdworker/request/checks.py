@@ -10,6 +10,7 @@ from functools import partial
 from sdworker.request.declaration import LARGEST_SEED, Request
 from sdworker.request.loras import asked_loras
 from sdworker.request.marks import AtMost, marked
+from sdworker.request.models import ServedModels
 from sdworker.request.names import Named
 from sdworker.request.problems import InputError, allowed
 from sdworker.request.sizes import Sizes
@@ -34,6 +35,7 @@ class Seen:
     wrong: set[str]
     settings: Settings
     sizes: Sizes
+    models: ServedModels
 
     def given(self, field: str) -> bool:
         return field in self.named.values
@@ -94,6 +96,12 @@ def _last_seed(seen: Seen) -> Iterator[str]:
             f"{seen.named.label('seed')}: {show(request.seed)} is out of range; allowed: "
             f"{allowed(Request.model_fields['seed'])}"
         )
+
+
+def _model(seen: Seen) -> Iterator[str]:
+    name = seen.request.model
+    if name is not None and "model" not in seen.wrong and seen.models.find(name) is None:
+        yield seen.models.problem(seen.named.label("model"), name)
 
 
 def _mask(seen: Seen) -> Iterator[str]:
@@ -186,6 +194,7 @@ def _only_enlarged(seen: Seen) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Seen], Iterator[str]], ...] = (
+    _model,
     _limits,
     _last_seed,
     _loras,

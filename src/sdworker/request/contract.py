@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,7 @@ from sdworker.request.checks import CHECKS, Seen, sampler_of, within
 from sdworker.request.declaration import Request
 from sdworker.request.loras import asked_loras
 from sdworker.request.marks import AtMost, DefaultFrom, marked
+from sdworker.request.models import ServedModel, ServedModels
 from sdworker.request.names import Named, entries
 from sdworker.request.problems import InputError, allowed, check_fields, joined
 from sdworker.request.schema import schema_of
@@ -27,7 +29,8 @@ class Contract:
 
     Attributes:
         settings: its limits and defaults.
-        model_size: width and height the model was trained for, in pixels.
+        model_size: width and height the first model was trained for, in pixels.
+        models: all that are served; empty: one that has no name.
 
     Raises:
         SettingsError: a job that names no size would be refused for its size.
@@ -35,12 +38,20 @@ class Contract:
 
     settings: Settings
     model_size: tuple[int, int]
+    models: tuple[ServedModel, ...] = ()
 
     def __post_init__(self) -> None:
-        Sizes(self.settings, self.model_size)
+        for model in self.models or (self.served.first,):
+            Sizes(self.settings, model.size)
+
+    @cached_property
+    def served(self) -> ServedModels:
+        """The models that jobs can name."""
+        return ServedModels(self.models or (ServedModel("", self.model_size),))
 
     @property
     def sizes(self) -> Sizes:
+        """Of the first model."""
         return Sizes(self.settings, self.model_size)
 
     @property
@@ -61,16 +72,17 @@ class Contract:
         left, said, foreign = peers.translate(given)
         found, unknown = entries(Request, left)
         named = Named.read(Request, [*found, *said])
-        defaults = self._defaults()
+        model = self._model(named)
+        defaults = self.defaults_of(model)
         if named.values.get("num_inference_steps") == 0:  # then there is nothing to say
-            defaults |= Request.STAND_INS
+            defaults = {**defaults, **Request.STAND_INS}
         request, wrong, problems = check_fields(Request, named, defaults, Request.STAND_INS)
-        seen = Seen(request, named, wrong, self.settings, self.sizes)
+        seen = Seen(request, named, wrong, self.settings, Sizes(self.settings, model.size), self.served)
         together = [problem for check in CHECKS for problem in check(seen)]
         problems = [*unknown, *named.problems, *problems, *foreign, *together]
         if problems:
             raise InputError(joined(problems))
-        return self._complete(request, named)
+        return self._complete(request, named, model)
 
     def schema(self, add_ons: Mapping[str, Sequence[str]] = MappingProxyType({})) -> dict[str, Any]:
         """The JSON Schema (2020-12) of a job's `input`, with this deployment's limits and defaults.
@@ -84,8 +96,10 @@ class Contract:
         """
         schema = schema_of(Request, add_ons)
         properties = schema["properties"]
-        for field, default in self._defaults().items():
+        for field, default in self.defaults_of(self.served.first).items():
             properties[field]["default"] = default
+        if names := self.served.names:
+            properties["model"] |= {"enum": [*names, None], "default": names[0]}
         for field, limit in marked(Request, AtMost).items():
             most = "maxItems" if "array" in properties[field]["type"] else "maximum"
             properties[field][most] = getattr(self.settings, limit.setting)
@@ -134,11 +148,21 @@ class Contract:
         """Whether an image of that size may be drawn."""
         return self.sizes.fits(width, height)
 
-    def _defaults(self) -> dict[str, Any]:
-        """Of this deployment, where it sets its own."""
-        return {f: getattr(self.settings, mark.setting) for f, mark in marked(Request, DefaultFrom).items()}
+    def _model(self, named: Named) -> ServedModel:
+        """The one that is named; the first where none is, or one that is not there."""
+        name = named.values.get("model")
+        return (self.served.find(name) if isinstance(name, str) else None) or self.served.first
 
-    def _complete(self, request: Request, named: Named) -> Request:
+    def defaults_of(self, model: ServedModel) -> dict[str, Any]:
+        """Of this deployment, where it sets its own, else of the model, else of the settings."""
+        return {
+            field: model.defaults[field]
+            if field in model.defaults and mark.setting not in self.settings.model_fields_set
+            else getattr(self.settings, mark.setting)
+            for field, mark in marked(Request, DefaultFrom).items()
+        }
+
+    def _complete(self, request: Request, named: Named, model: ServedModel) -> Request:
         sampler = sampler_of(request, named, self.settings)
         asked = asked_loras(request)
         update: dict[str, Any] = {
@@ -147,12 +171,13 @@ class Contract:
             "prompt": asked.prompt,
             "loras": asked.loras,
             "lora": None,
+            "model": model.name or None,
         }
         if request.seed in (None, -1):
             update["seed"] = secrets.randbelow(2**32)
         if request.only_enlarges and "prompt" not in named.values:
             update["prompt"] = ""
         if request.init_image is None:
-            width, height = self.default_size
+            width, height = Sizes(self.settings, model.size).default
             update |= {"width": request.width or width, "height": request.height or height}
         return request.model_copy(update=update)

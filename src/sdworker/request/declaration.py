@@ -182,6 +182,13 @@ class Request(Part):
         description="What to draw.",
         json_schema_extra={"pattern": r"\S"},
     )
+    model: Annotated[str | None, Also("model_id"), EmptyIsNull(), InWords("the name of a model")] = Field(
+        None,
+        title="Model",
+        min_length=1,
+        max_length=200,
+        description="Which of the worker's models draws; left out: the first.",
+    )
     negative_prompt: Annotated[str, Private()] = Field(
         "", title="Negative prompt", max_length=4096, description="What to keep out of the picture."
     )

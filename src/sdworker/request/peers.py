@@ -289,6 +289,9 @@ def _web_ui_settings(left: dict[Any, Any], said: list[Entry], problems: list[str
                 )
             else:
                 said.append(Entry(name, "clip_skip", layers - 1))
+        if "sd_model_checkpoint" in settings:
+            name = f"{prefix}sd_model_checkpoint"
+            said.append(Entry(name, "model", settings.pop("sd_model_checkpoint")))
 
 
 def _hires(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None:
@@ -351,5 +354,6 @@ _SAID_SCHEMAS: dict[str, dict[str, Any]] = {
     "n_iter": {"type": ["integer", "null"], "minimum": 1},
     "sampler_index": {"type": ["string", "null"]},
     "enable_hr": {"type": ["boolean", "null"]},
+    "sd_model_checkpoint": {"type": ["string", "null"]},
     "CLIP_stop_at_last_layers": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_SKIPPED + 1},
 }

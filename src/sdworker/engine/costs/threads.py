@@ -66,6 +66,8 @@ class ThreadChooser:
     def _to_try(self, now_s: float) -> int:
         """The number to go on with: another, where it is time for a trial."""
         late = statistics.median(self._recent) > _LATE
+        if self._kept == self._most and not late:  # whatever was tried in vain was tried in another crowd
+            self._next_trial_s, self._pause_s = now_s, _FIRST_PAUSE_S
         due = now_s >= self._next_trial_s
         fewer = self._kept > 1 and ((late and due) or now_s >= self._next_look_s)
         more = self._kept < self._most and due

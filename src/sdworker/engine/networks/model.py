@@ -20,6 +20,7 @@ from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.autoencoder import Autoencoder
 from sdworker.engine.networks.preparation import Means, preparation
 from sdworker.engine.networks.prepared import Prepared
+from sdworker.engine.networks.sharing import SharedWeights
 from sdworker.engine.plan import Plan
 from sdworker.engine.previews import Previewer
 from sdworker.engine.unet_input import Conditioning, UNetInput
@@ -44,6 +45,7 @@ class Loading:
         xformers: let xformers compute attention.
         channels_last: lay the UNet's and the VAE's weights out as convolutions like them best.
         means: what to prepare the UNet's forwards with (`Model.prepare`).
+        shared: where weights are kept that models may have in common. None: nowhere.
     """
 
     device: torch.device
@@ -52,6 +54,7 @@ class Loading:
     xformers: bool = False
     channels_last: bool = True
     means: Means = _PLAIN
+    shared: SharedWeights | None = None
 
 
 class Model(ABC):

@@ -54,7 +54,7 @@ class StableDiffusion(Model):
         folder = checked.path
         unet = load_network(checked, "unet", UNet2DConditionModel, loading)
         _check_unet(unet, folder)
-        vae = load_network(checked, "vae", AutoencoderKL, loading)
+        vae = load_network(checked, "vae", AutoencoderKL, loading, may_share=True)
         text_encoder, tokenizer = load_text(checked, "text_encoder", loading)
         return cls(
             tokenizer=tokenizer,

@@ -1,5 +1,6 @@
 """Stable Diffusion XL, its 9-channel inpainting models, and what was distilled from it (Turbo, Lightning)."""
 
+import json
 from collections.abc import Generator
 from dataclasses import replace
 from functools import lru_cache
@@ -22,7 +23,7 @@ from sdworker.engine.text.prompt import Text
 from sdworker.engine.text.tokens import ClipTokenizer
 from sdworker.engine.unet_input import Conditioning, UNetInput
 
-__all__ = ["StableDiffusionXL"]
+__all__ = ["StableDiffusionXL", "vae_dtype"]
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -65,9 +66,8 @@ class StableDiffusionXL(StableDiffusion):
             )
         unet = load_network(checked, "unet", UNet2DConditionModel, loading)
         check_channels(unet, checked.path)
-        vae = load_network(checked, "vae", AutoencoderKL, loading)
-        if loading.dtype is torch.float16 and vae.config.force_upcast:
-            vae = vae.to(torch.float32)
+        dtype = vae_dtype(checked, loading.dtype)
+        vae = load_network(checked, "vae", AutoencoderKL, loading, dtype=dtype, may_share=True)
         return cls(
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
@@ -136,6 +136,12 @@ class StableDiffusionXL(StableDiffusion):
         """The picture's own size, where it was cut, and the size that is wanted, [1, 6]: as if it had been drawn
         from one of its own size that nothing was cut off."""
         return send(torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32), self.device)
+
+
+def vae_dtype(checked: ModelFolder, dtype: torch.dtype) -> torch.dtype:
+    """In what its VAE runs where the rest runs in `dtype`."""
+    config = json.loads((checked.path / "vae" / "config.json").read_text("utf-8"))
+    return torch.float32 if dtype is torch.float16 and config.get("force_upcast", True) else dtype
 
 
 @lru_cache(maxsize=256)
