@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import FetchError
-from builder.layout import INDEX, clean_index, plan_files
+from builder.layout import INDEX, clean_index, layout_in, plan_files
 from builder.weights import link_or_copy, to_half
+from sdworker.model_layout import STABLE_DIFFUSION_XL, Layout
 
 __all__ = ["assemble", "read_json"]
 
@@ -32,7 +33,7 @@ def assemble(source: Path, target: Path, *, link: bool, with_safety: bool = Fals
     index = read_json(source / INDEX)
     names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
     plan = plan_files(index, names, with_safety=with_safety)
-    channels = _check_unet(read_json(source / "unet" / "config.json"))
+    channels = _check_unet(read_json(source / "unet" / "config.json"), layout_in(index))
 
     target.mkdir(parents=True)
     for name in plan.copies:
@@ -64,13 +65,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_unet(config: dict[str, Any]) -> int:
+def _check_unet(config: dict[str, Any], layout: Layout) -> int:
     """The UNet's input channels, if the worker can feed it."""
     channels = config.get("in_channels")
     if channels not in (4, 9):
         raise FetchError(
             f"its UNet has {channels} input channels; 4 (text to image) or 9 (inpainting) are supported"
         )
-    if config.get("class_embed_type") or config.get("addition_embed_type"):
+    more = config.get("addition_embed_type")
+    if layout is STABLE_DIFFUSION_XL and more != "text_time":
+        raise FetchError(
+            "its UNet is not that of Stable Diffusion XL: it is not told the whole text and the size"
+        )
+    if config.get("class_embed_type") or (more and layout is not STABLE_DIFFUSION_XL):
         raise FetchError("its UNet wants more than a timestep, a prompt and a guidance scale")
     return int(channels)

@@ -85,6 +85,36 @@ class TestSubmit:
         assert missing.returncode == 1
         assert "cannot be fetched" in missing.stderr
 
+    def test_a_hint_is_sent_with_the_net_that_it_leads(
+        self, served: Endpoint, submitted: Submit, tmp_path: Path
+    ) -> None:
+        (tmp_path / "edges.png").write_bytes(PNG)
+        hint, address = f"edges={tmp_path / 'edges.png'}", "depth=https://h/a.png?x=1"
+        drawn = f"image={base64.b64encode(PNG).decode()}"
+        ran = submitted(served.url, tmp_path / "out", "--set", drawn, "--control", hint, "--control", address)
+        assert ran.returncode == 0, ran.stderr
+        (newest, *_) = requests(served)
+        uri = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+        assert served.status(str(newest["id"]))["input"]["controls"] == [
+            {"model": "edges", "image": uri},
+            {"model": "depth", "image": "https://h/a.png?x=1"},
+        ]
+        twice = submitted(served.url, tmp_path, "--control", address, "--set", "controls=[]")
+        assert (twice.returncode, "give one of them" in twice.stderr) == (2, True)
+        bare = submitted(served.url, tmp_path, "--control", "edges.png")
+        assert bare.stderr == "sdworker: --control edges.png: should be MODEL=FILE\n"
+
+    def test_watch_asks_for_previews_and_keeps_the_latest_in_a_file(
+        self, served: Endpoint, submitted: Submit, tmp_path: Path
+    ) -> None:
+        fields = ["num_inference_steps=8", "step_s=0.2", f"image={base64.b64encode(PNG).decode()}"]
+        options = [option for field in fields for option in ("--set", field)]
+        ran = submitted(served.url, tmp_path, "--watch", *options)
+        assert ran.returncode == 0, ran.stderr
+        assert (tmp_path / "preview.jpg").read_bytes().startswith(b"\xff\xd8")
+        (newest, *_) = requests(served)
+        assert served.status(str(newest["id"]))["input"]["previews"] is True
+
     def test_says_in_one_line_why_a_job_failed(
         self, served: Endpoint, submitted: Submit, tmp_path: Path
     ) -> None:

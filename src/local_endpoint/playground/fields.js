@@ -8,7 +8,8 @@ import { fieldsOf, isPicture, labelOf, resolve } from "./schema.js";
 
 const LONG = ["prompt", "negative_prompt"];
 // Beyond these hardly anybody goes; the number beside the slider takes all that the worker does.
-const SLIDER_END = { num_inference_steps: 100, clip_skip: 4, guidance_scale: 20 };
+const SLIDER_END = { num_inference_steps: 100, clip_skip: 4, guidance_scale: 20, scale: 2, text_scale: 2 };
+const SLIDER_START = { scale: -1, text_scale: -1 };
 const NO_SLIDER = ["seed", "width", "height"];
 
 function shown(value) {
@@ -85,11 +86,12 @@ function number({ name, property, described, placeholder }) {
   };
   if (NO_SLIDER.includes(name) || minimum === undefined || maximum === undefined) return made;
   const end = Math.min(maximum, SLIDER_END[name] ?? maximum);
-  const step = whole ? 1 : end - minimum <= 2 ? 0.01 : 0.5;
-  const usual = property.default ?? minimum;
+  const start = Math.max(minimum, SLIDER_START[name] ?? minimum);
+  const step = whole ? 1 : end - start <= 3 ? 0.01 : 0.5;
+  const usual = property.default ?? Math.max(start, 0);
   const slider = h("input", {
     type: "range",
-    min: minimum,
+    min: start,
     max: end,
     step,
     value: usual,

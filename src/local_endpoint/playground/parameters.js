@@ -3,12 +3,17 @@
 // PNG has it in a text chunk called `parameters`, JPEG and WebP in the EXIF field UserComment (a code of eight bytes,
 // then UTF-16). The text is the prompt, perhaps a line "Negative prompt: …", and a last line of "Name: value" pairs.
 
-const LATIN = new TextDecoder("latin1");
+const EXIF_WITHIN = 400_000;
 const UTF8 = new TextDecoder();
+
+/** Bytes as Latin-1, each its own letter: what browsers call "latin1" is another code. */
+function latin(bytes) {
+  return Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+}
 
 /** The text in a file's bytes (Uint8Array), or null where there is none. */
 export async function parametersIn(bytes) {
-  if (LATIN.decode(bytes.subarray(1, 4)) === "PNG") return pngText(bytes);
+  if (latin(bytes.subarray(1, 4)) === "PNG") return pngText(bytes);
   return exifText(bytes);
 }
 
@@ -16,12 +21,12 @@ async function pngText(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (let at = 8; at + 12 <= bytes.length; ) {
     const length = view.getUint32(at);
-    const kind = LATIN.decode(bytes.subarray(at + 4, at + 8));
+    const kind = latin(bytes.subarray(at + 4, at + 8));
     const data = bytes.subarray(at + 8, at + 8 + length);
     const end = data.indexOf(0);
-    if (end > 0 && LATIN.decode(data.subarray(0, end)) === "parameters") {
-      if (kind === "tEXt") return LATIN.decode(data.subarray(end + 1));
-      if (kind === "zTXt") return LATIN.decode(await inflated(data.subarray(end + 2)));
+    if (end > 0 && latin(data.subarray(0, end)) === "parameters") {
+      if (kind === "tEXt") return latin(data.subarray(end + 1));
+      if (kind === "zTXt") return latin(await inflated(data.subarray(end + 2)));
       if (kind === "iTXt") return internationalText(data, end);
     }
     at += length + 12;
@@ -43,24 +48,21 @@ async function inflated(bytes) {
 
 /** The comment after its code; whether its letters have their high byte first is seen from them. */
 function exifText(bytes) {
-  const text = LATIN.decode(bytes.subarray(0, 400_000));
-  const at = text.indexOf("UNICODE\0");
+  const head = latin(bytes.subarray(0, EXIF_WITHIN));
+  const at = head.indexOf("UNICODE\0");
   if (at < 0) return null;
-  const rest = bytes.subarray(at + 8, Math.min(bytes.length, at + 8 + 65_000));
-  const bigEndian = rest[0] === 0;
-  let end = 0;
-  while (end + 1 < rest.length && (rest[end] || rest[end + 1])) end += 2;
-  const length = exifLength(bytes, at) ?? end;
-  return new TextDecoder(bigEndian ? "utf-16be" : "utf-16le").decode(rest.subarray(0, Math.min(end, length))).trim();
+  const rest = bytes.subarray(at + 8, at + 8 + exifLength(bytes, head, at));
+  return new TextDecoder(rest[0] === 0 ? "utf-16be" : "utf-16le").decode(rest).replaceAll("\0", "").trim();
 }
 
-/** What the EXIF directory says of the comment's length, less its code: behind it the file goes on. */
-function exifLength(bytes, at) {
+/** How long the EXIF directory says that the comment is, less its code: the file goes on behind it. */
+function exifLength(bytes, head, at) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const tag = LATIN.decode(bytes.subarray(0, at)).lastIndexOf("\x92\x86\x00\x07");
-  if (tag >= 0 && tag + 8 <= at) return view.getUint32(tag + 4) - 8;
-  const little = LATIN.decode(bytes.subarray(0, at)).lastIndexOf("\x86\x92\x07\x00");
-  return little >= 0 && little + 8 <= at ? view.getUint32(little + 4, true) - 8 : null;
+  for (const [tag, little] of [["\x92\x86\x00\x07", false], ["\x86\x92\x07\x00", true]]) {
+    const found = head.lastIndexOf(tag, at);
+    if (found >= 0) return Math.max(0, view.getUint32(found + 4, little) - 8) & ~1;
+  }
+  return 0;
 }
 
 const PAIR = /\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)/g;

@@ -2,7 +2,7 @@
 
 /** Whether a property belongs into a form: not another name of one that is there, nor one of yesterday's. */
 export function offered(property) {
-  return !property.deprecated && !property.$ref?.startsWith("#/properties/");
+  return !property.deprecated && !/^#\/(\$defs\/[^/]+\/)?properties\//.test(property.$ref ?? "");
 }
 
 /** A property with its references and its "or null" taken away. */

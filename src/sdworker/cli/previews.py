@@ -17,9 +17,10 @@ _CHUNK = 4096  # of base64, which is what kitty takes at once
 
 
 def add_previews_option(parser: argparse.ArgumentParser) -> None:
-    """Declare `--previews`."""
+    """Declare `--previews`, which is `--watch` too."""
     parser.add_argument(
         "--previews",
+        "--watch",
         action="store_true",
         help="show the picture on its way: in the terminal where it shows pictures (kitty, iTerm), else in "
         "preview.jpg in --out",

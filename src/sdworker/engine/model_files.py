@@ -57,6 +57,11 @@ class ModelFolder:
     weights: dict[str, int]
     scheduler_config: dict[str, Any]
 
+    @property
+    def half_bytes(self) -> int:
+        """What its weights take in half precision."""
+        return 2 * sum(self.weights.values())
+
 
 _VARIANTS = (None, "fp16")
 # Bytes of an element, and whether it may be a weight; what is not listed safetensors does not read either.

@@ -90,6 +90,24 @@ class TestQueue:
             page.wait_for_timeout(50)
         eventually(lambda: jobs(page).count() == 0)
 
+    def test_previews_are_shown_while_it_is_drawn(self, page: Any) -> None:
+        # The worker of these tests sends them to whoever asks; its schema does not tell.
+        page.evaluate(
+            """async () => {
+                const { ask } = await import("/playground/api.js");
+                const { put } = await import("/playground/store.js");
+                const input = { prompt: "draw", num_inference_steps: 40, previews: true };
+                const { id } = await ask("POST", "run", { input });
+                await put("jobs", { id, input, createdAt: 1, extras: {} });
+            }"""
+        )
+        page.reload()
+        preview = jobs(page).first.locator("img")
+        preview.wait_for()
+        assert preview.evaluate("async (img) => { await img.decode(); return img.naturalWidth; }") == 128
+        assert preview.get_attribute("src").startswith("data:image/jpeg;base64,")
+        jobs(page).first.get_by_role("button", name="Cancel").click()
+
     def test_a_failed_job_says_why_beside_the_button_and_can_be_edited_or_dismissed(
         self, page: Any, drawing: Endpoint
     ) -> None:

@@ -17,13 +17,13 @@ _LATE = 2.5
 _RECENT = 5
 # A trial's steps are each compared with the recent ones; so many that say the same decide. The first, which makes
 # or ends threads, counts for nothing.
-_VOTES = 2
-# Of a recent step's time: a step with fewer threads is to be so much quicker, one with more only not slower. For
-# these are what a quiet machine is quickest with, and there it should end.
+_VOTES = 3
+# Of a recent step's time, what a step takes at most that is quicker: with fewer threads, and with more, which need
+# less to be said for them, since a quiet machine is quickest with all.
 _QUICKER_WITH_FEWER = 0.8
-_QUICKER_WITH_MORE = 1.0
+_QUICKER_WITH_MORE = 0.95
 # Seconds until the next trial: first after a change, doubled with each that was in vain.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 80.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 80.0
 # What steps should take was perhaps learned in a crowd, and none is late then. So fewer threads are tried at once,
 # and from then on ever more seldom.
 _FIRST_LOOK_S, _LAST_LOOK_S = 10.0, 300.0
