@@ -25,7 +25,7 @@ ARG TORCH_INDEX=auto
 ARG XFORMERS=1
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-COPY requirements.lock requirements-torch-*.lock requirements-xformers.lock /build/
+COPY requirements.lock requirements-torch-*.lock requirements-xformers.lock requirements-spandrel.lock /build/
 # Every file is the one that was locked, by its hash. torch apart, because each build has a lock of its own.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
@@ -41,6 +41,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     ${pip} --requirement /build/requirements.lock; \
     if [ -n "${XFORMERS}" ]; then ${pip} --requirement /build/requirements-xformers.lock; fi; \
     /opt/venv/bin/pip check; \
+    ${pip} --requirement /build/requirements-spandrel.lock; \
     /opt/venv/bin/python -c 'import diffusers, runpod, torch, transformers'
 
 # ---- the model and the worker itself

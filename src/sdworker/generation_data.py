@@ -42,6 +42,17 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
         facts["Emphasis"] = "No norm"
     if request.init_image is not None:
         facts["Denoising strength"] = request.prompt_strength
+    if request.hires is not None:
+        hires = request.hires
+        facts["Denoising strength"] = hires.strength
+        facts["Hires upscale"] = hires.scale if not (hires.width or hires.height) else None
+        facts["Hires resize"] = f"{hires.width or 0}x{hires.height or 0}"
+        facts["Hires steps"] = hires.steps or request.num_inference_steps
+        facts["Hires upscaler"] = _UPSCALERS.get(hires.upscaler.casefold(), hires.upscaler)
+        del facts["Hires resize" if facts["Hires upscale"] else "Hires upscale"]
+    if request.upscale is not None:
+        facts["Postprocess upscale by"] = request.upscale.scale
+        facts["Postprocess upscaler"] = request.upscale.model
     for number, control in enumerate(request.controls):
         facts[f"ControlNet {number}"] = _unit(control)
     facts["Version"] = f"sdworker {__version__}"
@@ -51,6 +62,9 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
     lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in facts.items()))
     # A NUL ends the text for every reader written in C, and what follows would be lost.
     return "\n".join(lines).replace("\0", "")
+
+
+_UPSCALERS = {"latent": "Latent", "lanczos": "Lanczos", "nearest": "Nearest"}
 
 
 def _unit(control: Control) -> str:

@@ -179,6 +179,9 @@ class Settings(BaseSettings):
 
     # What a job may ask for, and what it gets when it does not ask.
     max_pixels: int = Field(1024 * 1024, ge=64 * 64, description="Largest width x height of an image.")
+    max_upscaled_pixels: int = Field(
+        4096 * 4096, ge=64 * 64, description="Largest width x height of what `upscale` makes."
+    )
     max_outputs: int = Field(16, ge=1, le=64, description="Largest `num_outputs`.")
     default_width: int | None = Field(
         None,

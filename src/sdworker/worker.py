@@ -1,6 +1,6 @@
 """One job from start to finish.
 
-    job → request → (pictures and add-ons in) → engine → (check) → encode → delivery → [{image, seed}]
+    job → request → (pictures and add-ons in) → engine → (upscale, check) → encode → delivery → [{image, seed}]
 
 `Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded in processes of
 their own and encoded in threads, the engine has its own thread, so any number of jobs can be on their way at once.
@@ -35,6 +35,7 @@ from sdworker.engine.processor import give_back_memory
 from sdworker.engine.shelf import Shelf
 from sdworker.engine.text.embeddings import Vectors, read_vectors
 from sdworker.generation_data import parameters_text
+from sdworker.larger import SecondPass, Upscalers, draw_twice, enlarge
 from sdworker.loras import Loras
 from sdworker.pictures import (
     PictureFile,
@@ -94,6 +95,7 @@ class Worker:
         self._beside: dict[Model, _Beside] = {}
         models.when_leaving(lambda model: self._beside.pop(model, None))
         self._guard = guard
+        self._upscalers = Upscalers(engine, self.add_ons)
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
         self._most_tokens = settings.max_prompt_tokens
@@ -152,6 +154,11 @@ class Worker:
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
         drawing = await self._drawing_of(request)
+        second_pass = await self._second_pass_of(request, drawing)
+        upscaler = await self._upscalers.of(request.upscale)
+        size = (drawing.width, drawing.height) if second_pass is None else second_pass.size
+        if upscaler is not None:
+            size = self.contract.upscaled_size(request, size)
         watch.lap("read")
         async with self.models.use(request.model) as model:
             watch.lap("model")
@@ -160,16 +167,17 @@ class Worker:
                 beside.loras.find(request.loras), beside.embeddings.find(request)
             )
             drawing = replace(drawing, loras=loras, embeddings=embeddings)
-            size = drawing.width, drawing.height
-            async with beside.controls.lease(request.controls, size, drawing.image) as controls:
+            first = drawing.width, drawing.height
+            async with beside.controls.lease(request.controls, first, drawing.image) as controls:
                 watch.lap("add-ons")
-                images = await self.engine.draw(
-                    replace(drawing, controls=controls),
-                    on_step,
-                    previews=previews if request.previews else None,
-                    model=model,
+                shown = previews if request.previews else None
+                images = await self._draw(
+                    replace(drawing, controls=controls), second_pass, on_step, previews=shown, model=model
                 )
         watch.lap("draw")
+        if upscaler is not None:
+            images = await enlarge(self.engine, images, upscaler, size)
+            watch.lap("upscale")
         flagged: set[int] = set()
         if self._guard is not None and self._guard.looks_at(request):
             flagged = {i for i, flag in enumerate(await self._guard.judge(self.engine, images)) if flag}
@@ -184,13 +192,38 @@ class Worker:
         watch.lap("deliver")
         with contextlib.suppress(EngineError):  # that it is closed: then there is nothing to be done
             self.engine.call(give_back_memory)
-        log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), drawing.width, drawing.height,
+        log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), *size,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
         told: list[dict[str, Any]] = [
             {"seed": seed} | ({"nsfw": True} if i in flagged else {}) for i, seed in enumerate(drawing.seeds)
         ]
         told += [{"control": number} for number in range(len(files) - len(images))]
         return [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
+
+    async def _draw(
+        self,
+        drawing: Drawing,
+        second_pass: SecondPass | None,
+        on_step: OnStep | None,
+        *,
+        previews: Previews | None,
+        model: Model,
+    ) -> list[np.ndarray]:
+        """The drawing's images, in one pass or two; of one without steps, the picture it starts from."""
+        if drawing.steps == 0:
+            assert drawing.image is not None, "nothing is drawn of nothing"
+            return [drawing.image]
+        if second_pass is not None:
+            return await draw_twice(
+                self.engine, drawing, second_pass, on_step, previews=previews, model=model
+            )
+        return await self.engine.draw(drawing, on_step, previews=previews, model=model)
+
+    async def _second_pass_of(self, request: Request, drawing: Drawing) -> SecondPass | None:
+        if request.hires is None:
+            return None
+        size = self.contract.hires_size(request, (drawing.width, drawing.height))
+        return SecondPass(request.hires, size, await self._upscalers.of(request.hires))
 
     def _beside_of(self, model: Model) -> "_Beside":
         """The add-ons of a model that is held."""
@@ -225,6 +258,9 @@ class Worker:
             def fit(size: tuple[int, int]) -> tuple[int, int]:
                 nonlocal own_size
                 own_size = size
+                if request.only_enlarges and not (request.width or request.height):
+                    self.contract.upscaled_size(request, size)  # before it is read
+                    return size
                 return self.contract.size_for(request, size)
 
             image = await decode_picture(picture_file, fit, request.resize)

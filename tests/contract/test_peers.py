@@ -111,7 +111,6 @@ class TestWebUi:
     @pytest.mark.parametrize(
         ("key", "value"),
         [
-            ("enable_hr", True),
             ("restore_faces", True),
             ("tiling", True),
             ("styles", ["film"]),
@@ -125,7 +124,6 @@ class TestWebUi:
             ("eta", 0.5),
             ("s_churn", 1),
             ("s_noise", 1.1),
-            ("enable_hr", 0),
             ("tiling", "false"),
             ("s_churn", False),
         ],

@@ -27,6 +27,12 @@ BEYOND_THE_SCHEMA = (
     ", which this worker does not do",
     "is out of range; allowed: a whole number from 0 to 2^63-1 less num_outputs",
     "n_iter (num_outputs): ",
+    "hires",
+    "(MAX_UPSCALED_PIXELS)",
+    "or 0 with an init_image and an upscale",
+    "which draws nothing",
+    "asks for a second pass",
+    "one picture is enlarged to one",
     "surrogate pair",
     "(controls[0].",
 )

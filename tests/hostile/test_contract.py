@@ -220,7 +220,11 @@ FIELDS: list[tuple[str, dict[Any, Any], str]] = [
     ("a sampler by every name", {"sampler_index": "DDIM", "sampler_name": "DDIM", "sampler": "DDIM"}, TAKEN),
     # What other workers' jobs bring along, made hostile.
     ("a boolean that is 0", {"restore_faces": 0}, "restore_faces: 0 asks for face restoration"),
-    ("a boolean that is text", {"enable_hr": "true"}, "enable_hr: 'true' asks for a second pass"),
+    (
+        "a boolean that is text",
+        {"enable_hr": "true"},
+        "enable_hr: 'true' is not allowed; allowed: true or false",
+    ),
     ("NaN of churn", {"s_churn": math.nan}, "s_churn: nan asks for extra noise"),
     (
         "100,000 settings",
@@ -390,6 +394,8 @@ def test_a_v1_job(scheduler: str, picture: dict[str, Any]) -> None:
 def test_what_is_no_value_of_a_field_is_refused_by_its_name(field: str, make: Callable[[], Any]) -> None:
     if make is list and Request.model_fields[field].default == ():
         return  # it is one
+    if field in ("hires", "upscale") and isinstance(make(), dict):
+        return  # they take objects
     told = answer({"prompt": "x", field: make()})
     assert told.startswith((f"{field}: ", f"{field}[")) or f" in {field}[0]: " in told
 

@@ -26,8 +26,7 @@ const askKey = showKey();
 async function draw(input, extras = {}) {
   say("Sending …");
   try {
-    const wanted = form.has("previews") && input.previews === undefined ? { ...input, previews: true } : input;
-    const job = await jobs.send(wanted, extras);
+    const job = await jobs.send(input, extras, form.has("previews") ? { previews: true } : {});
     say(jobs.live.length > 1 ? `Sent: ${jobs.live.length} jobs are under way.` : "Sent.");
     document.getElementById(`job-${job.id}`)?.scrollIntoView({ block: "nearest" });
     return true;

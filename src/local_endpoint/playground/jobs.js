@@ -25,9 +25,9 @@ export class Jobs extends EventTarget {
     return this.all.filter((job) => !job.over);
   }
 
-  /** Send a job. `extras` goes with its pictures. Throws what `ask` throws. */
-  async send(input, extras = {}) {
-    const { id } = await ask("POST", "run", { input });
+  /** Send a job. `extras` goes with its pictures, `beside` to the worker alone. Throws what `ask` throws. */
+  async send(input, extras = {}, beside = {}) {
+    const { id } = await ask("POST", "run", { input: { ...beside, ...input } });
     const job = { id, input, extras, createdAt: Date.now(), status: "IN_QUEUE", eta: new Eta(), over: false };
     await store.put("jobs", { id, input: await store.putAway(input), extras, createdAt: job.createdAt });
     this.#begin(job);

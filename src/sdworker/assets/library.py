@@ -28,16 +28,25 @@ class Kind(Enum):
         word: for errors.
         folder: under `models/` in the image and under the network volume.
         setting: of the deployment's own folder.
+        suffixes: of its files.
         whole_with: a folder that holds this file is one add-on, as diffusers saves networks.
     """
 
-    LORA = ("LoRA", "loras", "lora_dir", None)
-    EMBEDDING = ("embedding", "embeddings", "embedding_dir", None)
+    LORA = ("LoRA", "loras", "lora_dir")
+    EMBEDDING = ("embedding", "embeddings", "embedding_dir")
     CONTROLNET = ("ControlNet", "controlnets", "controlnet_dir", "config.json")
-    UPSCALER = ("upscaler", "upscalers", "upscaler_dir", None)
+    UPSCALER = ("upscaler", "upscalers", "upscaler_dir", None, (".safetensors", ".pth"))
 
-    def __init__(self, word: str, folder: str, setting: str, whole_with: str | None) -> None:
-        self.word, self.folder, self.setting, self.whole_with = word, folder, setting, whole_with
+    def __init__(
+        self,
+        word: str,
+        folder: str,
+        setting: str,
+        whole_with: str | None = None,
+        suffixes: tuple[str, ...] = (".safetensors",),
+    ) -> None:
+        self.word, self.folder, self.setting = word, folder, setting
+        self.whole_with, self.suffixes = whole_with, suffixes
 
 
 class AddOns:
@@ -109,7 +118,7 @@ def _folders_of(kind: Kind, settings: Settings, baked: Path, volume: Path) -> Fo
     """The deployment's own first: it was named last."""
     own: Path | None = getattr(settings, kind.setting)
     places = [*([] if own is None else [own]), volume / kind.folder, baked / kind.folder]
-    return Folders(places, whole_with=kind.whole_with)
+    return Folders(places, kind.suffixes, whole_with=kind.whole_with)
 
 
 def _cache_folder(settings: Settings, volume: Path) -> Path:

@@ -34,7 +34,7 @@ from sdworker.engine.chores import Chore, Chores
 from sdworker.engine.costs import StepCosts
 from sdworker.engine.costs.threads import ThreadChooser
 from sdworker.engine.device import Lap, Pace, free_bytes, mark
-from sdworker.engine.drawing import Drawing
+from sdworker.engine.drawing import Drawing, Standing
 from sdworker.engine.errand import Errand
 from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain, is_fatal
 from sdworker.engine.generation import Generation, OnStep, table_for
@@ -221,6 +221,7 @@ class Engine:
         *,
         previews: Previews | None = None,
         model: Model | None = None,
+        standing: Standing | None = None,
     ) -> list[np.ndarray]:
         """The drawing's images, uint8 [height, width, 3], in the order of its seeds.
 
@@ -228,17 +229,46 @@ class Engine:
         free, so whoever counts tasks counts the device's load.
 
         Args:
+            on_step: told how far it is.
             previews: shown the first image on its way, when it wants that.
             model: one that was added, and stays until it is drawn; None: the first.
+            standing: of its job, where this is one of several passes.
 
         Raises:
             UserError: it could not be drawn.
         """
-        with self._door:
-            self._check_open()
-        generation = await asyncio.get_running_loop().run_in_executor(
-            self._prober, self._plan, drawing, on_step, model or self.model
+        images: list[np.ndarray] = await self._draw(
+            drawing, on_step, previews=previews, model=model, standing=standing
         )
+        return images
+
+    async def draw_latents(
+        self,
+        drawing: Drawing,
+        on_step: OnStep | None = None,
+        *,
+        previews: Previews | None = None,
+        model: Model | None = None,
+        standing: Standing | None = None,
+    ) -> torch.Tensor:
+        """The same up to the finished latents, [images, 4, h, w] on the model's device, for another pass."""
+        latents: torch.Tensor = await self._draw(
+            drawing, on_step, previews=previews, model=model, standing=standing, as_latents=True
+        )
+        return latents
+
+    async def evaluations(self, drawing: Drawing, *, model: Model | None = None) -> int:
+        """Of the UNet, that it takes; and so whether it can be drawn at all.
+
+        Raises:
+            UserError: it cannot.
+        """
+        return (await self._planned(drawing, None, model=model)).table.evaluations
+
+    async def _draw(
+        self, drawing: Drawing, on_step: OnStep | None, *, previews: Previews | None = None, **options: Any
+    ) -> Any:
+        generation = await self._planned(drawing, on_step, **options)
         generation.previews = previews
         self._submit(generation)
         images = asyncio.wrap_future(generation.images)
@@ -249,6 +279,12 @@ class Engine:
             await asyncio.wait([images])
             images.exception()  # seen: asyncio need not warn that nobody looked
             raise
+
+    async def _planned(self, drawing: Drawing, on_step: OnStep | None, **options: Any) -> Generation:
+        with self._door:
+            self._check_open()
+        plan = partial(self._plan, drawing, on_step, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._prober, plan)
 
     async def do(self, chores: Sequence[Chore[T]]) -> list[T]:
         """What comes of one job's chores, done on the device between steps. Cancelling is as with `draw`.
@@ -299,16 +335,19 @@ class Engine:
         if self._closed:
             raise EngineError(_SHUTTING_DOWN)
 
-    def _plan(self, drawing: Drawing, on_step: OnStep | None, model: Model) -> Generation:
+    def _plan(
+        self, drawing: Drawing, on_step: OnStep | None, *, model: Model | None, **options: Any
+    ) -> Generation:
         """The drawing as it will wait, off the engine's thread: probing a table of 500 steps takes a second.
 
         Raises:
             UserError: the sampler cannot do it, a prompt asks for what is not allowed, or it would never fit
                 into memory.
         """
+        model = model or self.model
         tables = self._roster.of(model).tables
         table = table_for(drawing, tables, inpaints_natively=model.inpaints_natively)
-        generation = Generation(drawing, table, model, on_step)
+        generation = Generation(drawing, table, model, on_step, **options)
         if generation.memory_bytes > self._memory_bytes:
             raise EngineError(
                 f"{len(drawing.seeds)} images of {drawing.width}x{drawing.height} in {drawing.steps} steps of "
@@ -520,9 +559,9 @@ class Engine:
         """Count what the coming step takes, and for whom it is time passed over."""
         self._step_s = self._roster.seconds(sum(one.rows for one in chosen), chosen[0].group)
         for one in self._generations:
-            one.age += self._step_s
+            one.standing.age += self._step_s
             if one not in chosen:
-                one.passed_over += self._step_s
+                one.standing.passed_over += self._step_s
 
     def _choose_threads(self, seconds: float) -> None:
         """The step at hand took so long: on a CPU, with how many threads shall the next one be taken?"""
@@ -602,11 +641,14 @@ class Engine:
         """What has no step left leaves the live ones; its images are to be decoded."""
         for generation in [one for one in self._generations if one.finished]:
             try:
-                self._with_memory(generation.leave)
+                latents = self._with_memory(generation.leave)
             except Exception as error:
                 self._fail([generation], error)
                 continue
             self._generations.remove(generation)
+            if generation.as_latents:
+                generation.images.set_result(latents)
+                continue
             self._leaving.append(generation)
             self._chores.add(generation.chores)
 

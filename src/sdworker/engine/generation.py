@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from sdworker.engine.chores import Chore
 from sdworker.engine.controls.control import Control
 from sdworker.engine.controls.rows import Lead, RowControls
 from sdworker.engine.device import send
-from sdworker.engine.drawing import Drawing
+from sdworker.engine.drawing import Drawing, Standing
 from sdworker.engine.errors import is_fatal
 from sdworker.engine.lora import NO_LORAS
 from sdworker.engine.networks.model import Model
@@ -63,9 +64,9 @@ def table_for(drawing: Drawing, tables: SamplerTables, *, inpaints_natively: boo
     return tables.get(
         drawing.sampler,
         drawing.steps,
-        first=None if drawing.image is None else first_step(drawing.steps, drawing.strength),
+        first=first_step(drawing.steps, drawing.strength) if drawing.starts_from_a_picture else None,
         # As diffusers has it: inpainting at full strength forgets the picture, image to image never does.
-        noise_only=drawing.image is None or (masked and drawing.strength == 1.0),
+        noise_only=not drawing.starts_from_a_picture or (masked and drawing.strength == 1.0),
         masked=masked and not inpaints_natively,
     )
 
@@ -75,12 +76,13 @@ class Generation:
 
     Attributes:
         status: where it is.
-        images: what its caller waits for.
+        images: what its caller waits for: uint8 [height, width, 3] of each seed, or the latents of all.
+        as_latents: which of them.
         chores: once it leaves, the decoding of its images, in the order of its seeds.
         cancelled: nobody wants it any more; set by any thread.
         previews: who wants to see it on its way; set before it is submitted.
         evaluation: UNet evaluations done.
-        age, passed_over: seconds of steps since it was submitted, and of those it had no part in.
+        standing: how long its job has been here.
         rows: rows it brings to a UNet batch.
         model: what it is drawn with.
         shape: latent height and width.
@@ -90,13 +92,24 @@ class Generation:
         adapter_bytes: what a step gathers of them for its rows.
     """
 
-    def __init__(self, drawing: Drawing, table: Table, model: Model, on_step: OnStep | None = None) -> None:
+    def __init__(
+        self,
+        drawing: Drawing,
+        table: Table,
+        model: Model,
+        on_step: OnStep | None = None,
+        *,
+        standing: Standing | None = None,
+        as_latents: bool = False,
+    ) -> None:
         """
         Args:
             drawing: what to draw.
             table: its sampler's (`table_for`).
             model: what it will be drawn with; used for no more than its plan until it begins.
             on_step: told how far it is.
+            standing: of its job, where other passes were before or come after.
+            as_latents: its latents are wanted, not its images.
 
         Raises:
             EngineError: it cannot be drawn as it is.
@@ -105,12 +118,13 @@ class Generation:
         self.table = table
         self.plan: Plan = model.plan(drawing, table.evaluations)
         self.status = Status.WAITING
-        self.images: Future[list[np.ndarray]] = Future()
+        self.images: Future[Any] = Future()
         self.chores: list[Chore[np.ndarray]] = []
         self.cancelled = False
         self.previews: Previews | None = None
         self.evaluation = 0
-        self.age = self.passed_over = 0.0
+        self.as_latents = as_latents
+        self.standing = standing or Standing()
         self.model = model
         self._on_step = on_step
         self._state: _State | None = None
@@ -146,12 +160,20 @@ class Generation:
         return self.model.adapters.budget_bytes
 
     @property
-    def evaluations(self) -> int:
-        return self.table.evaluations
+    def age(self) -> float:
+        return self.standing.age
 
     @property
-    def evaluations_left(self) -> int:
-        return self.table.evaluations - self.evaluation
+    def passed_over(self) -> float:
+        return self.standing.passed_over
+
+    @property
+    def evaluations(self) -> float:
+        return self.table.evaluations + self.standing.to_come
+
+    @property
+    def evaluations_left(self) -> float:
+        return self.evaluations - self.evaluation
 
     @property
     def text_length(self) -> int:
@@ -237,18 +259,24 @@ class Generation:
             original = state.kept.as_noisy_as(table.blend.image[i], table.blend.noise[i])
             state.history[column] = (1 - state.kept.mask) * (original - latents)
 
+    @property
+    def _progress(self) -> tuple[int, int]:
+        """Evaluations done, and in all, of all passes."""
+        before, after = self.standing.before, self.standing.after
+        return before + self.evaluation, before + self.table.evaluations + after
+
     def report(self) -> None:
         """Tell whoever asked how far it is, and show it; what they do wrong must not stop the engine."""
         if self._on_step is not None:
             try:
-                self._on_step(self.evaluation, self.table.evaluations)
+                self._on_step(*self._progress)
             except Exception:
                 log.exception("on_step failed; it is not called again")
                 self._on_step = None
         if self.previews is not None and not self.finished:  # then the picture itself comes
             try:
                 if self.previews.wanted():
-                    self.previews.show(self._preview(), self.evaluation, self.table.evaluations)
+                    self.previews.show(self._preview(), *self._progress)
             except Exception as error:
                 if is_fatal(error):
                     raise
@@ -271,22 +299,27 @@ class Generation:
         """The finished latents, [images, 4, h, w] in float32."""
         return self._combine(self.table.outcome, self.table.columns)
 
-    def leave(self) -> None:
-        """Its steps are done, and nothing but its images is needed any more: `chores` decode them, one at a time,
-        since the memory a decode needs grows with the pixels decoded at once."""
+    def leave(self) -> torch.Tensor:
+        """Its steps are done, and nothing but its latents, which it returns, and its images is needed any more:
+        `chores` decode them, one at a time, since the memory a decode needs grows with the pixels decoded at once.
+        """
+        latents = self.outcome()
+        self.status = Status.LEAVING
+        self._state = self._told = None
+        self._held.release()
+        if self.as_latents:
+            return latents
         autoencoder = self.model.autoencoder
         kind = "decode", self.drawing.height, self.drawing.width
         self.chores = [
             Chore(
-                partial(autoencoder.decode_in_pieces, latents),
+                partial(autoencoder.decode_in_pieces, one),
                 kind=kind,
                 is_large=autoencoder.is_large(*kind[1:]),
             )
-            for latents in self.outcome().split(1)
+            for one in latents.split(1)
         ]
-        self.status = Status.LEAVING
-        self._state = self._told = None
-        self._held.release()
+        return latents
 
     def fail(self, error: Exception) -> None:
         """Tell its caller, once."""
@@ -355,9 +388,10 @@ class Generation:
         drawing, table, model = self.drawing, self.table, self.model
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
         image = None
-        if pixels is not None and (table.start_image != 0 or table.blend is not None):
+        if drawing.latents is not None:
+            image = drawing.latents.enlarged(self.shape)
+        elif pixels is not None and (table.start_image != 0 or table.blend is not None):
             image = yield from self._encode_image(pixels, generators)
-            yield
         noise = self._draw_noise(generators)
         start = table.start_noise * noise
         if image is not None:
@@ -368,7 +402,6 @@ class Generation:
             mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), model.device)
             # diffusers encodes the masked picture for every UNet, and so advances the generators.
             masked_image = yield from self._encode_image(pixels * ~repainted, generators)
-            yield
         history = torch.empty((table.columns, *start.shape), device=start.device, dtype=torch.float32)
         history[0] = start
         return _State(
@@ -385,9 +418,16 @@ class Generation:
     def _encode_image(
         self, pixels: torch.Tensor, generators: "list[torch.Generator]"
     ) -> Generator[None, None, torch.Tensor]:
-        """A picture's latents, [images, 4, h, w], each sampled with its image's own generator."""
-        posterior = yield from self.model.autoencoder.encode_in_pieces(pixels)
-        return torch.cat([posterior.sample(generator) for generator in generators])
+        """Latents, [images, 4, h, w], of one picture or of each image's own, each sampled with its image's own
+        generator."""
+        posteriors = []
+        for picture in pixels.split(1):
+            posteriors.append((yield from self.model.autoencoder.encode_in_pieces(picture)))
+            yield
+        each = posteriors if len(posteriors) == len(generators) else posteriors * len(generators)
+        return torch.cat(
+            [posterior.sample(generator) for posterior, generator in zip(each, generators, strict=True)]
+        )
 
     def _native_mask(self, mask: torch.Tensor | None, masked_image: torch.Tensor | None) -> torch.Tensor:
         """The five extra channels of an inpainting UNet, [images, 5, h, w]; without a mask all is repainted."""
@@ -440,5 +480,6 @@ class _Kept:
 
 
 def _to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 [h, w, 3] → float32 [1, 3, h, w] in -1 … 1."""
-    return (torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255.0) * 2.0 - 1.0
+    """uint8 [h, w, 3], or several, → float32 [n, 3, h, w] in -1 … 1."""
+    several = torch.from_numpy(pixels if pixels.ndim == 4 else pixels[None])
+    return (several.permute(0, 3, 1, 2).float() / 255.0) * 2.0 - 1.0

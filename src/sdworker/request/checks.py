@@ -12,7 +12,7 @@ from sdworker.request.loras import asked_loras
 from sdworker.request.marks import AtMost, marked
 from sdworker.request.models import ServedModels
 from sdworker.request.names import Named
-from sdworker.request.problems import allowed
+from sdworker.request.problems import InputError, allowed
 from sdworker.request.sizes import Sizes
 from sdworker.samplers import PAIRS, Sampler, UnknownSchedule, with_schedule
 from sdworker.settings import Settings
@@ -157,6 +157,42 @@ def _area(seen: Seen) -> Iterator[str]:
         )
 
 
+def _larger(seen: Seen) -> Iterator[str]:
+    """What is drawn again or enlarged, judged before anything is drawn."""
+    request = seen.request
+    if request.hires is not None and seen.given("mask"):
+        yield f"{seen.named.label('hires')}: does not go with a mask; leave one of them out"
+    if {"width", "height", "hires", "upscale"} & seen.wrong or seen.size_follows_the_picture:
+        return  # judged once the picture is there
+    default_width, default_height = seen.sizes.default
+    size = request.width or default_width, request.height or default_height
+    try:
+        if request.hires is not None:
+            size = seen.sizes.of_hires(request.hires, size)
+        if request.upscale is not None:
+            seen.sizes.of_upscale(request.upscale, size)
+    except InputError as error:
+        yield str(error)
+
+
+def _only_enlarged(seen: Seen) -> Iterator[str]:
+    request = seen.request
+    if not request.only_enlarges or "num_inference_steps" in seen.wrong:
+        return
+    label = seen.named.label("num_inference_steps")
+    if not seen.given("init_image") or not seen.given("upscale"):
+        yield (
+            f"{label}: 0 is not allowed; allowed: a whole number from 1 to 500, or 0 with an init_image and an "
+            "upscale"
+        )
+        return
+    for field in ("hires", "mask"):
+        if seen.given(field):
+            yield f"{seen.named.label(field)}: cannot be had where {label} is 0, which draws nothing"
+    if request.num_outputs > 1:
+        yield f"{seen.named.label('num_outputs')}: one picture is enlarged to one; allowed: 1"
+
+
 CHECKS: tuple[Callable[[Seen], Iterator[str]], ...] = (
     _model,
     _limits,
@@ -166,4 +202,6 @@ CHECKS: tuple[Callable[[Seen], Iterator[str]], ...] = (
     _controls,
     _sampler,
     _area,
+    _larger,
+    _only_enlarged,
 )

@@ -73,7 +73,10 @@ class Contract:
         found, unknown = entries(Request, left)
         named = Named.read(Request, [*found, *said])
         model = self._model(named)
-        request, wrong, problems = check_fields(Request, named, self.defaults_of(model), Request.STAND_INS)
+        defaults = self.defaults_of(model)
+        if named.values.get("num_inference_steps") == 0:  # then there is nothing to say
+            defaults = {**defaults, **Request.STAND_INS}
+        request, wrong, problems = check_fields(Request, named, defaults, Request.STAND_INS)
         seen = Seen(request, named, wrong, self.settings, Sizes(self.settings, model.size), self.served)
         together = [problem for check in CHECKS for problem in check(seen)]
         problems = [*unknown, *named.problems, *problems, *foreign, *together]
@@ -123,6 +126,24 @@ class Contract:
         """
         return self.sizes.of_picture(request, picture)
 
+    def hires_size(self, request: Request, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of the second pass of a request whose first has that size.
+
+        Raises:
+            InputError: it may not be drawn.
+        """
+        assert request.hires is not None, "there is a second pass"
+        return self.sizes.of_hires(request.hires, size)
+
+    def upscaled_size(self, request: Request, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of the images of a request that are enlarged from that size.
+
+        Raises:
+            InputError: they may not become so large.
+        """
+        assert request.upscale is not None, "they are enlarged"
+        return self.sizes.of_upscale(request.upscale, size)
+
     def fits(self, width: int, height: int) -> bool:
         """Whether an image of that size may be drawn."""
         return self.sizes.fits(width, height)
@@ -154,6 +175,8 @@ class Contract:
         }
         if request.seed in (None, -1):
             update["seed"] = secrets.randbelow(2**32)
+        if request.only_enlarges and "prompt" not in named.values:
+            update["prompt"] = ""
         if request.init_image is None:
             width, height = Sizes(self.settings, model.size).default
             update |= {"width": request.width or width, "height": request.height or height}

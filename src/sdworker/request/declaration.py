@@ -40,9 +40,11 @@ __all__ = [
     "MULTIPLE",
     "PICTURE",
     "SHORTEST",
+    "Hires",
     "Lora",
     "Request",
     "Resize",
+    "Upscale",
     "aliases_of",
 ]
 
@@ -65,6 +67,49 @@ _SIDE = InWords(f"a multiple of {MULTIPLE} from {SHORTEST} to {LONGEST}")
 _PICTURE = InWords("a URL, a data URI or base64")
 PICTURE: dict[str, Any] = {"contentMediaType": "image/*"}
 """`json_schema_extra` of a field whose text is a picture: forms take files for it."""
+
+
+class Hires(Part):
+    """A second pass in a larger size. What is left out is the job's own."""
+
+    scale: float = Field(
+        2.0, title="Times as large", gt=1, le=4, description="Times the size of the first pass."
+    )
+    width: Annotated[_Side | None, _SIDE] = Field(
+        None, title="Width", description="In pixels, instead of `scale`; the height follows."
+    )
+    height: Annotated[_Side | None, _SIDE] = Field(
+        None, title="Height", description="In pixels, instead of `scale`; the width follows."
+    )
+    steps: Int = Field(
+        0,
+        title="Steps",
+        ge=0,
+        le=500,
+        description="Sampling steps of the second pass, of which `strength` are run; 0: the job's own.",
+    )
+    strength: Annotated[float, Also("denoising_strength")] = Field(
+        0.6, title="Strength", gt=0, le=1, description="How much of the enlarged picture may change."
+    )
+    upscaler: str = Field(
+        "latent",
+        title="Enlarged by",
+        min_length=1,
+        max_length=200,
+        description="`latent` and its kin (docs/larger-pictures.md), `lanczos`, `nearest`, or an upscaler's name.",
+    )
+
+
+class Upscale(Part):
+    """What is done to the finished images."""
+
+    model: Annotated[str, AddOnName("upscalers")] = Field(
+        title="Upscaler",
+        min_length=1,
+        max_length=2048,
+        description="Its name (docs/larger-pictures.md).",
+    )
+    scale: float = Field(2.0, title="Times as large", gt=1, le=8, description="Times the size.")
 
 
 class Lora(Part):
@@ -209,7 +254,11 @@ class Request(Part):
         1, title="Pictures", ge=1, description="How many images; image i is drawn with `seed` + i."
     )
     num_inference_steps: Annotated[Int, Also("steps"), DefaultFrom("default_steps")] = Field(
-        25, title="Steps", ge=1, le=500, description="Sampling steps: more take longer and refine."
+        25,
+        title="Steps",
+        ge=0,
+        le=500,
+        description="Sampling steps: more take longer and refine; 0, with `upscale`, draws nothing.",
     )
     guidance_scale: Annotated[float, Also("cfg_scale"), DefaultFrom("default_guidance")] = Field(
         7.5,
@@ -242,6 +291,17 @@ class Request(Part):
         _Seed | None,
         InWords("a whole number from 0 to 2^63-1 less num_outputs; -1 or null for a random one"),
     ] = Field(None, title="Seed", description="Seed of the first image; null and -1 mean random.")
+    hires: Hires | None = Field(
+        None,
+        title="Hires",
+        description="Draw small, enlarge, and draw again at the larger size, with the same seeds.",
+    )
+    upscale: Upscale | None = Field(
+        None,
+        title="Upscale",
+        description="Enlarge the finished images. With `num_inference_steps: 0` and an `init_image`, nothing else "
+        "is done, and no prompt is needed.",
+    )
     output_format: Annotated[ImageFormat, BeforeValidator(_format_name)] = Field(
         "png", title="Format", description="Format of the images."
     )
@@ -323,6 +383,11 @@ class Request(Part):
         """One seed for each image."""
         assert self.seed is not None, "a parsed request has its seed"
         return tuple(self.seed + i for i in range(self.num_outputs))
+
+    @property
+    def only_enlarges(self) -> bool:
+        """Nothing is drawn."""
+        return self.num_inference_steps == 0
 
     @property
     def method(self) -> str:

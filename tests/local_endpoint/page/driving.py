@@ -47,5 +47,6 @@ def seeds(page: Any) -> list[str]:
 
 
 def newest_input(endpoint: Any) -> dict[str, Any]:
+    """What the newest job asks for, but for the previews that the page asks for itself."""
     newest = endpoint.http.get(f"{endpoint.url}/requests").json()["requests"][0]["id"]
-    return dict(endpoint.status(newest)["input"])
+    return {name: value for name, value in endpoint.status(newest)["input"].items() if name != "previews"}

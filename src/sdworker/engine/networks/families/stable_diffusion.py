@@ -80,7 +80,7 @@ class StableDiffusion(Model):
                 f"clip_skip: {reading.clip_skip} is not allowed; allowed with this model: a whole number from 0 "
                 f"to {self._most_skipped}"
             )
-        taken = steps_taken(drawing.steps, None if drawing.image is None else drawing.strength)
+        taken = steps_taken(drawing.steps, drawing.strength if drawing.starts_from_a_picture else None)
         counted = max(1, taken * PAIRS[drawing.sampler].order)
         reads: dict[str, Any] = {
             "evaluations": counted,
