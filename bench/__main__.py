@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.jobs import encode, memory, single
 from bench.random_model import find_model
-from bench.serving import coldstart, fair, models, served
+from bench.serving import coldstart, controls, fair, models, served
 from bench.sizes import parse_rows, parse_sizes
 from bench.steps import busy, finish, lengths, limit, means
 
@@ -21,6 +21,7 @@ _BENCHES: dict[str, Callable[[Path, int], None]] = {
     "lengths": lengths.run,
     "finish": finish.run,
     "models": models.run,
+    "controls": controls.run,
 }
 # These also take sizes and rows.
 _GRIDS: dict[str, Callable[..., None]] = {"memory": memory.run, "limit": limit.run}

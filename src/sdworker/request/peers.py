@@ -207,7 +207,8 @@ def schemas() -> dict[str, dict[str, Any]]:
     properties: dict[str, dict[str, Any]] = {}
     for foreign in FOREIGN.values():
         properties[foreign.name] = {"deprecated": True}
-        if foreign.harmless is not None and not foreign.needs and not foreign.inside:
+        is_object = bool(foreign.inside) or {} in (foreign.harmless or ())  # nulls in one ask for nothing
+        if foreign.harmless is not None and not foreign.needs and not is_object:
             properties[foreign.name]["enum"] = [*foreign.harmless, None]
     for name, schema in {**_SAID_SCHEMAS, **controls.schemas()}.items():
         properties[name] = {"deprecated": True, **schema}

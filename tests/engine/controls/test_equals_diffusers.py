@@ -179,6 +179,7 @@ async def test_an_inpainting_unet_is_led_too(
     engine.close()
 
 
+@pytest.mark.slow
 async def test_in_a_mixed_batch_of_forty_each_is_what_diffusers_draws_alone(
     engine: Engine,
     controlled: ControlledReference,

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from sdworker.engine.controls.errors import ControlError
-from sdworker.engine.controls.files import load_control_net
 from sdworker.engine.controls.net import ControlNet
 from sdworker.engine.networks.model import Model
 
@@ -87,6 +86,8 @@ class ControlNets:
         return kept
 
     def _load(self, name: str, path: Path) -> ControlNet:
+        from sdworker.engine.controls.files import load_control_net  # here: a start needs nothing of it
+
         net = load_control_net(path, name=name, model=self._model)
         log.info("ControlNet %s: %.0f MB", name, net.bytes_ / 2**20)
         return net
