@@ -25,7 +25,7 @@ ARG TORCH_INDEX=auto
 ARG XFORMERS=1
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-COPY requirements.lock requirements-torch-*.lock requirements-xformers.lock /build/
+COPY requirements.lock requirements-torch-*.lock requirements-xformers.lock requirements-spandrel.lock /build/
 # Every file is the one that was locked, by its hash. torch apart, because each build has a lock of its own.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
@@ -41,6 +41,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     ${pip} --requirement /build/requirements.lock; \
     if [ -n "${XFORMERS}" ]; then ${pip} --requirement /build/requirements-xformers.lock; fi; \
     /opt/venv/bin/pip check; \
+    ${pip} --requirement /build/requirements-spandrel.lock; \
     /opt/venv/bin/python -c 'import diffusers, runpod, torch, transformers'
 
 # ---- the model and the worker itself
@@ -51,6 +52,8 @@ ARG MODEL_ID=stable-diffusion-v1-5/stable-diffusion-v1-5
 ARG MODEL_REVISION=""
 # For a single file: the model whose configuration and tokenizer it shares. Empty: the default model's.
 ARG MODEL_CONFIG_FROM=""
+# Not empty: keep the model's safety checker (docs/safety.md).
+ARG MODEL_SAFETY=""
 
 WORKDIR /build
 COPY models models
@@ -58,7 +61,7 @@ COPY builder/*.py builder/
 COPY src/sdworker/__init__.py src/sdworker/model_layout.py src/sdworker/
 RUN --mount=type=secret,id=hf_token \
     PYTHONPATH=src /opt/venv/bin/python -m builder.fetch_model "${MODEL_ID}" --revision "${MODEL_REVISION}" \
-    --config-from "${MODEL_CONFIG_FROM}" --token-file /run/secrets/hf_token --out /opt/model
+    --config-from "${MODEL_CONFIG_FROM}" ${MODEL_SAFETY:+--safety} --token-file /run/secrets/hf_token --out /opt/model
 
 COPY pyproject.toml README.md ./
 COPY src src

@@ -52,7 +52,7 @@ pin:  ## bring the base image's digest in the Dockerfile up to date (docker, wit
 	sed -i "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$(BASE)@$$digest|" Dockerfile
 
 audit: $(TOOLS)/.made  ## look up known vulnerabilities of every pinned package; one that cannot be looked up is a failure
-	for name in "" -torch-cu130 -xformers -dev -tools; do \
+	for name in "" -torch-cu130 -xformers -spandrel -dev -tools; do \
 	    $(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements$$name.lock || exit 1; \
 	done
 
@@ -70,19 +70,15 @@ $(TOOLS)/.made: requirements-tools.lock
 	$(TOOLS)/bin/pip install --quiet --require-hashes --no-deps -r requirements-tools.lock
 	touch $@
 
-$(VENV)/.run: requirements.lock $(wildcard requirements-torch-*.lock) pyproject.toml | $(VENV)
+$(VENV)/.run: requirements.lock requirements-spandrel.lock $(wildcard requirements-torch-*.lock) pyproject.toml | $(VENV)
 	$(INSTALL) -r $$($(BIN)/python -m builder.lock torch --build $(TORCH_BUILD))
-	$(INSTALL) -r requirements.lock
+	$(INSTALL) -r requirements.lock -r requirements-spandrel.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	$(INSTALL) -r requirements-dev.lock
-	$(BIN)/pip install --quiet --no-deps $(SPANDREL)
 	touch $@
-
-# Alone and without what it asks for: torchvision, which does not exist for every build of torch.
-SPANDREL = spandrel==0.4.2
 
 $(VENV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'

@@ -26,7 +26,25 @@ target "worker" {
   }
 }
 
-// The same for CUDA 13.0: Blackwell (RTX 50, RTX PRO 6000, B200), and Turing to Hopper; driver 580 or later. In
+// Stable Diffusion 1.5 whatever MODEL_ID says, XL 1.0, and XL Turbo, whose licence is non-commercial.
+target "sd15" {
+  inherits = ["common"]
+  tags     = ["${IMAGE}:${TAG}-sd15"]
+}
+
+target "sdxl" {
+  inherits = ["common"]
+  tags     = ["${IMAGE}:${TAG}-sdxl"]
+  args     = { MODEL_ID = "stabilityai/stable-diffusion-xl-base-1.0" }
+}
+
+target "sdxl-turbo" {
+  inherits = ["common"]
+  tags     = ["${IMAGE}:${TAG}-sdxl-turbo"]
+  args     = { MODEL_ID = "stabilityai/sdxl-turbo" }
+}
+
+// The first one for CUDA 13.0: Blackwell (RTX 50, RTX PRO 6000, B200), and Turing to Hopper; driver 580 or later. In
 // .runpod/hub.json only "13.0" and later are then to be allowed.
 target "cuda13" {
   inherits = ["worker"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from bench.jobs import encode, memory, single
 from bench.random_model import find_model
-from bench.serving import coldstart, fair, served
+from bench.serving import coldstart, controls, fair, models, served
 from bench.sizes import parse_rows, parse_sizes
-from bench.steps import busy, lengths, limit, means
+from bench.steps import busy, finish, lengths, limit, means
 
 _BENCHES: dict[str, Callable[[Path, int], None]] = {
     "served": served.run,
@@ -19,6 +19,9 @@ _BENCHES: dict[str, Callable[[Path, int], None]] = {
     "means": means.run,
     "busy": busy.run,
     "lengths": lengths.run,
+    "finish": finish.run,
+    "models": models.run,
+    "controls": controls.run,
 }
 # These also take sizes and rows.
 _GRIDS: dict[str, Callable[..., None]] = {"memory": memory.run, "limit": limit.run}

@@ -39,6 +39,7 @@ def fetch(
     hub: Hub,
     revision: str | None = None,
     config_from: str | None = None,
+    with_safety: bool = False,
     force: bool = False,
 ) -> Manifest:
     """Make the model folder `out`. Nothing is done if it is there, whole and the same.
@@ -51,6 +52,7 @@ def fetch(
         revision: Commit, tag or branch; a commit is a pin, the others are resolved to one with a warning.
         config_from: For a single file, the model whose configuration and tokenizer it shares, by id or
             folder; the default model if none is named.
+        with_safety: Keep the model's safety checker.
         force: Replace what is at `out`.
 
     Raises:
@@ -59,7 +61,7 @@ def fetch(
     """
     out = out.absolute()
     work = out.with_name(out.name + ".partial")
-    origin = resolve(model, hub, revision=revision, config_from=config_from)
+    origin = resolve(model, hub, revision=revision, config_from=config_from, with_safety=with_safety)
     if out.exists() and not force:
         return _existing(out, origin)
 
@@ -67,7 +69,7 @@ def fetch(
     built = work / "model"
     shutil.rmtree(built, ignore_errors=True)
     log.info("assembling %s", origin.source.name)
-    converted = assemble(folder, built, link=origin.ours)
+    converted = assemble(folder, built, link=origin.ours, with_safety=with_safety)
     log.info("verifying")
     verify(built)
     converted += complete_tokenizer(built)
@@ -111,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hub=Hub(token=_read_token(options.token_file), tries=options.tries),
             revision=options.revision or None,
             config_from=options.config_from or None,
+            with_safety=options.safety,
             force=options.force,
         )
     except FetchError as error:
@@ -150,6 +153,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="MODEL",
         help="for a single file: the model, by id or folder, whose configuration and tokenizer it shares "
         f"(default: {DEFAULT_MODEL})",
+    )
+    parser.add_argument(
+        "--safety", action="store_true", help="keep the model's safety checker (docs/safety.md)"
     )
     parser.add_argument(
         "--token-file", type=Path, help="file with the hub's token, a build secret say; else HF_TOKEN is used"

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import FetchError
-from sdworker.model_layout import INDEX, STABLE_DIFFUSION, layout_of
+from sdworker.model_layout import INDEX, SAFETY, STABLE_DIFFUSION_XL, Layout, Part, layout_of
 
-__all__ = ["COMPONENTS", "INDEX", "Plan", "clean_index", "plan_files"]
+__all__ = ["INDEX", "Plan", "clean_index", "layout_in", "plan_files"]
 
-COMPONENTS = STABLE_DIFFUSION.parts
-
-_SUPPORTED = "Stable Diffusion 1.x and 2.x for text to image, and their 9-channel inpainting models"
+_SUPPORTED = "Stable Diffusion 1.x, 2.x and XL for text to image, and their 9-channel inpainting models"
 _LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
+_FORGETS = "force_zeros_for_empty_prompt"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -34,24 +33,30 @@ class Plan:
         return [INDEX, *self.copies, *(name for names in self.weights.values() for name in names)]
 
 
-def plan_files(index: Mapping[str, Any], names: Collection[str], *, with_weights: bool = True) -> Plan:
+def plan_files(
+    index: Mapping[str, Any], names: Collection[str], *, with_weights: bool = True, with_safety: bool = False
+) -> Plan:
     """The files of a repository that make a clean model folder.
 
     Args:
         index: The repository's `model_index.json`.
         names: All its file names, relative and with slashes.
         with_weights: False plans the configuration and the tokenizer only.
+        with_safety: The safety checker and its image processor are wanted too.
 
     Raises:
         FetchError: if it is not a pipeline the worker can run, lacks a file, or has pickled weights only.
     """
-    _check_pipeline(index)
+    layout = layout_in(index)
+    _check_parts(index, layout)
     have = set(names)
     copies = [name for name in _LICENCES if name in have]
     weights: dict[str, tuple[str, ...]] = {}
-    for folder, component in COMPONENTS.items():
+    for folder, component in {**layout.parts, **(SAFETY if with_safety else {})}.items():
         found = [f"{folder}/{name}" for name in component.configs if f"{folder}/{name}" in have]
-        _check_configs(folder, found)
+        if folder in SAFETY and not found:
+            raise FetchError(f"it has no safety checker to keep: {folder}/{component.configs[0]} is missing")
+        _check_configs(folder, component, found)
         copies += found
         if with_weights and component.weights:
             target = f"{folder}/{component.weights}.safetensors"
@@ -59,24 +64,41 @@ def plan_files(index: Mapping[str, Any], names: Collection[str], *, with_weights
     return Plan(tuple(copies), weights)
 
 
-def clean_index(index: Mapping[str, Any], *, unet_channels: int) -> dict[str, Any]:
+def clean_index(index: Mapping[str, Any], *, unet_channels: int, with_safety: bool = False) -> dict[str, Any]:
     """A `model_index.json` that names the kept components only, and the pipeline that fits the UNet."""
-    inpainting = unet_channels == 9
+    layout = layout_in(index)
+    kind = "StableDiffusionXL" if layout is STABLE_DIFFUSION_XL else "StableDiffusion"
+    own: dict[str, Any]
+    if layout is STABLE_DIFFUSION_XL:
+        own = {_FORGETS: bool(index.get(_FORGETS, True))}
+    else:
+        own = {
+            "requires_safety_checker": with_safety,
+            **{folder: index[folder] if with_safety else [None, None] for folder in SAFETY},
+        }
     return {
-        "_class_name": "StableDiffusionInpaintPipeline" if inpainting else "StableDiffusionPipeline",
+        "_class_name": f"{kind}{'Inpaint' if unet_channels == 9 else ''}Pipeline",
         **({"_diffusers_version": index["_diffusers_version"]} if "_diffusers_version" in index else {}),
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        **{folder: index[folder] for folder in COMPONENTS},
+        **own,
+        **{folder: index[folder] for folder in layout.parts},
     }
 
 
-def _check_pipeline(index: Mapping[str, Any]) -> None:
+def layout_in(index: Mapping[str, Any]) -> Layout:
+    """The family of a model, by its index.
+
+    Raises:
+        FetchError: it is none that the worker can run.
+    """
     pipeline = index.get("_class_name")
-    if layout_of(pipeline) is not STABLE_DIFFUSION:
+    layout = layout_of(pipeline)
+    if layout is None:
         raise FetchError(f"this is a {pipeline}, which the worker cannot run; supported: {_SUPPORTED}")
-    for folder, component in COMPONENTS.items():
+    return layout
+
+
+def _check_parts(index: Mapping[str, Any], layout: Layout) -> None:
+    for folder, component in layout.parts.items():
         library, name = (*(index.get(folder) or (None, None)), None)[:2]
         if name is None:
             raise FetchError(f"{INDEX} names no {folder}")
@@ -88,16 +110,16 @@ def _check_pipeline(index: Mapping[str, Any]) -> None:
             )
 
 
-def _check_configs(folder: str, found: list[str]) -> None:
-    if folder == "tokenizer":
-        complete = "tokenizer/tokenizer.json" in found or {
-            "tokenizer/vocab.json",
-            "tokenizer/merges.txt",
+def _check_configs(folder: str, component: Part, found: list[str]) -> None:
+    if folder.startswith("tokenizer"):
+        complete = f"{folder}/tokenizer.json" in found or {
+            f"{folder}/vocab.json",
+            f"{folder}/merges.txt",
         } <= set(found)
-        wanted = "tokenizer/vocab.json and tokenizer/merges.txt"
+        wanted = f"{folder}/vocab.json and {folder}/merges.txt"
     else:
         complete = bool(found)
-        wanted = f"{folder}/{COMPONENTS[folder].configs[0]}"
+        wanted = f"{folder}/{component.configs[0]}"
     if not complete:
         raise FetchError(f"{wanted} is missing")
 

@@ -7,6 +7,7 @@ the libraries that a build of it brings, is in a file for each build:
     requirements.lock             everything but torch
     requirements-torch-BUILD.lock cpu, cu126 (CUDA 12.6), cu130 (CUDA 13.0)
     requirements-xformers.lock    in images, for ATTENTION=xformers
+    requirements-spandrel.lock    for upscalers; alone, without the torchvision that it asks for
     requirements-dev.lock         what tests and lint need besides
     requirements-tools.lock       uv, which resolves all of this, and what reads it: audit, bill of materials
 
@@ -26,6 +27,7 @@ __all__ = ["BUILDS", "TORCH", "Pin", "main", "pins_of", "torch_build"]
 
 TORCH = "torch==2.13.0"
 XFORMERS = "xformers==0.0.35"
+SPANDREL = "spandrel==0.4.2"
 TOOLS = ("uv>=0.13", "pip-audit>=2.10", "cyclonedx-bom>=7.5", "pip-licenses>=5.5")
 PYTHON = "3.11"
 """The oldest that is supported; the files hold for later ones too, by markers."""
@@ -120,8 +122,9 @@ def _write_all(uv: str, upgrade: bool) -> None:
         dev = resolve(["--extra", "dev", project], [TORCH, *constraints], ["requirements-dev.lock"])
         _write("requirements-dev.lock", (pin for pin in dev if pin.name not in pinned))
         _write("requirements-tools.lock", resolve(resolve.file(TOOLS), [], ["requirements-tools.lock"]))
-        xformers = resolve(["--no-deps", *resolve.file([XFORMERS])], [], [])
-        _write("requirements-xformers.lock", xformers)
+        for package in (XFORMERS, SPANDREL):
+            alone = resolve(["--no-deps", *resolve.file([package])], [], [])
+            _write(f"requirements-{package.partition('==')[0]}.lock", alone)
         for build, index in BUILDS.items():
             if not index:
                 continue

@@ -26,6 +26,8 @@ class Source:
     """Of a single file, or of a local folder's needed files."""
     config_from: "Source | None" = None
     """Where a single file's configuration and tokenizer came from."""
+    safety: bool = False
+    """Whether its safety checker was kept."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import Any
 
 from builder.assemble import read_json
 from builder.errors import FetchError
-from builder.layout import COMPONENTS, INDEX, clean_index
+from builder.layout import INDEX, clean_index, layout_in
 from builder.weights import Entry, is_integer, read_header, read_metadata, rename_tensors, writing
+from sdworker.model_layout import STABLE_DIFFUSION
 
 __all__ = ["check", "unpack"]
 
@@ -24,7 +25,7 @@ _SUPPORTED = "supported: Stable Diffusion 1.x and 2.x, and their 9-channel inpai
 
 # A key's beginning → what a file with such keys is. The first that fits counts.
 _OTHER_MODELS = (
-    ("conditioner.embedders.", "an SDXL checkpoint"),
+    ("conditioner.embedders.", "an SDXL checkpoint, which is taken as a folder in diffusers' layout only"),
     ("model.diffusion_model.joint_blocks.", "an SD3 checkpoint"),
     ("model.diffusion_model.double_blocks.", "a FLUX checkpoint"),
     ("double_blocks.", "a FLUX checkpoint"),
@@ -112,7 +113,10 @@ def unpack(checkpoint: Path, configs: Path, out: Path) -> None:
 
 def _adapt_configs(header: Mapping[str, Entry], configs: Path, out: Path) -> None:
     """Copy the small files, and make the UNet's input what the checkpoint's is."""
-    for folder, component in COMPONENTS.items():
+    layout = layout_in(read_json(configs / INDEX))
+    if layout is not STABLE_DIFFUSION:
+        raise FetchError(f"--config-from names a {layout.name}; {_SUPPORTED}")
+    for folder, component in layout.parts.items():
         for name in component.configs:
             if (configs / folder / name).is_file():
                 (out / folder).mkdir(parents=True, exist_ok=True)

@@ -39,16 +39,27 @@ class Origin:
     """Whether the staged folder lies in the folder to work in, and so may be shared by hard links."""
 
 
-def resolve(model: str, hub: Hub, *, revision: str | None = None, config_from: str | None = None) -> Origin:
+def resolve(
+    model: str,
+    hub: Hub,
+    *,
+    revision: str | None = None,
+    config_from: str | None = None,
+    with_safety: bool = False,
+) -> Origin:
     """What is meant by `model`; see `fetch_model.fetch` for its forms. What exists locally comes first.
+
+    Args:
+        with_safety: Its safety checker is wanted too, which a single file does not have.
 
     Raises:
         FetchError: if there is none such.
     """
     path = Path(model).expanduser()
     if path.is_dir():
-        return _local_folder(path)
+        return _local_folder(path, with_safety)
     if path.is_file():
+        _refuse_safety_of(path.name, with_safety)
         single_file.check(path)
         source = Source("file", path.name, sha256=manifest.sha256_of(path))
         return _single_file(source, None, lambda _: path, config_from, hub)
@@ -57,11 +68,12 @@ def resolve(model: str, hub: Hub, *, revision: str | None = None, config_from: s
     repository = _look_up(repo_id, revision or pin, hub)
     if file_name is None:
         return Origin(
-            Source("hub", repo_id, repository.commit),
+            Source("hub", repo_id, repository.commit, safety=with_safety),
             repository.licence,
-            lambda work: _download_model(repository, hub, work, with_weights=True),
+            lambda work: _download_model(repository, hub, work, with_weights=True, with_safety=with_safety),
             ours=True,
         )
+    _refuse_safety_of(file_name, with_safety)
     file = _find_file(repository, file_name)
     return _single_file(
         Source("hub-file", f"{repo_id}/{file.name}", repository.commit, file.sha256),
@@ -72,17 +84,24 @@ def resolve(model: str, hub: Hub, *, revision: str | None = None, config_from: s
     )
 
 
-def _local_folder(path: Path) -> Origin:
+def _refuse_safety_of(file: str, with_safety: bool) -> None:
+    if with_safety:
+        raise FetchError(f"{file} is a single file, which has no safety checker; SAFETY_CHECKER may name one")
+
+
+def _local_folder(path: Path, with_safety: bool) -> Origin:
     names = [item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file()]
     if INDEX not in names:
         checkpoints = [name for name in names if name.endswith(".safetensors") and "/" not in name]
         hint = f"; did you mean the file {path / checkpoints[0]}?" if checkpoints else ""
         raise FetchError(f"{path} is not a model in diffusers' layout: it has no {INDEX}{hint}")
-    plan = plan_files(read_json(path / INDEX), names)
+    plan = plan_files(read_json(path / INDEX), names, with_safety=with_safety)
     known = manifest.read(path)
     if known and (differing := manifest.problems(path, known)):
         raise FetchError(f"{path} is not what its own {manifest.MANIFEST} says: {differing[0]}")
-    source = Source("folder", path.resolve().name, sha256=manifest.digest_of(path, plan.sources))
+    source = Source(
+        "folder", path.resolve().name, sha256=manifest.digest_of(path, plan.sources), safety=with_safety
+    )
     return Origin(source, known.licence if known else None, lambda _: path, ours=False)
 
 
@@ -151,13 +170,17 @@ def _find_file(repository: Repository, name: str) -> RemoteFile:
     return repository.files[name]
 
 
-def _download_model(repository: Repository, hub: Hub, work: Path, *, with_weights: bool) -> Path:
+def _download_model(
+    repository: Repository, hub: Hub, work: Path, *, with_weights: bool, with_safety: bool = False
+) -> Path:
     if INDEX not in repository.files:
         checkpoints = [name for name in repository.files if name.endswith(".safetensors") and "/" not in name]
         hint = f"; name one of its files: {repository.id}/{checkpoints[0]}" if checkpoints else ""
         raise FetchError(f"{repository.id} is not a model in diffusers' layout: it has no {INDEX}{hint}")
     folder = _download(repository, hub, work, [INDEX])
-    plan = plan_files(read_json(folder / INDEX), repository.files, with_weights=with_weights)
+    plan = plan_files(
+        read_json(folder / INDEX), repository.files, with_weights=with_weights, with_safety=with_safety
+    )
     return _download(repository, hub, work, plan.sources)
 
 

@@ -8,22 +8,25 @@ from pathlib import Path
 
 __all__ = ["complete_tokenizer"]
 
-_FILE = "tokenizer/tokenizer.json"
+_FILE = "tokenizer.json"
 
 
 def complete_tokenizer(folder: Path) -> list[str]:
-    """Write the model's `tokenizer/tokenizer.json` if it has none.
+    """Write the `tokenizer.json` of each of a model's tokenizers that has none.
 
     Args:
-        folder: A model whose tokenizer transformers can load.
+        folder: A model whose tokenizers transformers can load.
 
     Returns:
         The files that were made.
     """
-    if (folder / _FILE).exists():
-        return []
-    from transformers import CLIPTokenizer
+    made = []
+    for words in sorted(folder.glob("tokenizer*")):
+        if (words / _FILE).exists():
+            continue
+        from transformers import CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    tokenizer.backend_tokenizer.save(str(folder / _FILE))
-    return [_FILE]
+        tokenizer = CLIPTokenizer.from_pretrained(words, local_files_only=True)
+        tokenizer.backend_tokenizer.save(str(words / _FILE))
+        made.append(f"{words.name}/{_FILE}")
+    return made

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import FetchError
-from builder.layout import INDEX
+from builder.layout import INDEX, layout_in
 
 __all__ = ["verify"]
 
@@ -21,18 +21,24 @@ def verify(folder: Path) -> None:
     import transformers
 
     index = json.loads((folder / INDEX).read_text())
-    networks = {
-        "text_encoder": (transformers.CLIPTextModel, {"dtype": torch.float16}),
-        "unet": (diffusers.UNet2DConditionModel, {"torch_dtype": torch.float16}),
-        "vae": (diffusers.AutoencoderKL, {"torch_dtype": torch.float16}),
-    }
+    layout = layout_in(index)
+    libraries = {"transformers": transformers, "diffusers": diffusers}
     configs = {}
-    for name, (cls, options) in networks.items():
-        configs[name] = _load_network(folder, name, cls, options).config
-    tokenizer = _load(
-        "tokenizer",
-        lambda: transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-    )
+    for name in layout.weights:
+        library, kind = index[name]
+        options = {"dtype" if library == "transformers" else "torch_dtype": torch.float16}
+        configs[name] = _load_network(folder, name, getattr(libraries[library], kind), options).config
+    tokens = {
+        encoder: len(
+            _load(
+                words,
+                lambda words=words: transformers.CLIPTokenizer.from_pretrained(
+                    folder / words, local_files_only=True
+                ),
+            )
+        )
+        for encoder, words in layout.text_encoders.items()
+    }
     scheduler_class = getattr(diffusers, index["scheduler"][1], None)
     if scheduler_class is None:
         raise FetchError(
@@ -40,17 +46,20 @@ def verify(folder: Path) -> None:
         )
     _load("scheduler", lambda: scheduler_class.from_pretrained(folder / "scheduler", local_files_only=True))
 
-    _check_fit(configs, len(tokenizer))
+    _check_fit(configs, tokens)
 
 
-def _check_fit(configs: dict[str, Any], tokens: int) -> None:
-    text, unet, vae = configs["text_encoder"], configs["unet"], configs["vae"]
-    if text.hidden_size != unet.cross_attention_dim:
-        raise FetchError(
-            f"its text encoder's width is {text.hidden_size}, its UNet wants {unet.cross_attention_dim}"
-        )
-    if tokens > text.vocab_size:
-        raise FetchError(f"its tokenizer knows {tokens} tokens, its text encoder {text.vocab_size}")
+def _check_fit(configs: dict[str, Any], tokens: dict[str, int]) -> None:
+    """`tokens` is of each text encoder how many its tokenizer knows."""
+    unet, vae = configs["unet"], configs["vae"]
+    width = sum(configs[name].hidden_size for name in tokens)
+    if width != unet.cross_attention_dim:
+        raise FetchError(f"its text encoder's width is {width}, its UNet wants {unet.cross_attention_dim}")
+    for name, known in tokens.items():
+        if known > configs[name].vocab_size:
+            raise FetchError(
+                f"its tokenizer knows {known} tokens, its text encoder {configs[name].vocab_size}"
+            )
     if vae.latent_channels != unet.out_channels:
         raise FetchError(f"its VAE has {vae.latent_channels} latent channels, its UNet {unet.out_channels}")
 

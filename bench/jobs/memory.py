@@ -70,18 +70,18 @@ def _measure(model: str, plan: Sequence[tuple[str, Size, int]], *, fresh: bool) 
 
 
 def _measure_mixed(model: str, jobs: int) -> dict[str, Any]:
-    """Memory after each tenth of so many mixed jobs, in one process."""
+    """Memory after each tenth of so many mixed jobs, in one process, and once what is free has been given back."""
     with OwnProcess("bench.jobs.memory_process") as process:
-        used: list[int] = process.call("draw_mixed", model, jobs, jobs // 10)
-    return {"jobs": jobs, "used_bytes": used}
+        *used, left = process.call("draw_mixed", model, jobs, jobs // 10)
+    return {"jobs": jobs, "used_bytes": used, "left_bytes": left}
 
 
 def _print_mixed(mixed: dict[str, Any]) -> None:
     jobs, used = mixed["jobs"], mixed["used_bytes"]
     table(
         f"memory: after so many of {jobs} mixed jobs, MiB",
-        ("loaded", *(jobs // 10 * tenth for tenth in range(1, len(used)))),
-        [[_mib(count) for count in used]],
+        ("loaded", *(jobs // 10 * tenth for tenth in range(1, len(used))), "given back"),
+        [[_mib(count) for count in (*used, mixed["left_bytes"])]],
     )
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from bench.jobs.usage import Usage, forget_peak, peak_bytes, used_bytes
 from bench.processes.timed_worker import TimedModel, build_timed_worker
 from sdworker.engine.errors import EngineError
+from sdworker.engine.processor import give_back_memory
 from sdworker.worker import Worker
 
 __all__ = ["draw", "draw_mixed"]
@@ -60,12 +61,14 @@ def draw_mixed(model: str, jobs: int, every: int) -> list[int]:
     """Run so many jobs of all kinds, sizes and numbers of images, a few at a time, as callers mix them.
 
     Returns:
-        bytes used after every so many of them.
+        bytes used before them, after every so many of them, and once freed memory has been given back, which says
+        what of it was still in use.
     """
     worker, networks, loaded_bytes = _load(model, None)
     used = [loaded_bytes]
     asyncio.run(_draw_mixed(worker, _mixed(jobs), every, lambda: used.append(used_bytes(networks.device))))
-    return used
+    worker.engine.call(lambda: give_back_memory(0)).result()
+    return [*used, used_bytes(networks.device)]
 
 
 async def _draw_mixed(

@@ -18,6 +18,7 @@ from bench.processes.timed_worker import TimedModel, build_timed_worker
 from bench.steps.forwards import step_times
 from sdworker.delivery import Delivery
 from sdworker.engine.drawing import Drawing
+from sdworker.engine.lora import NO_LORAS, Held
 from sdworker.engine.networks.autoencoder import Autoencoder, ComingImage
 from sdworker.engine.plan import Plan
 from sdworker.engine.unet_input import Conditioning
@@ -56,8 +57,10 @@ class _Model(TimedModel):
         super().__init__(**parts)
         self.autoencoder = _Autoencoder(parts["vae"], device=self.device, dtype=self.dtype)
 
-    def condition(self, drawing: Drawing, plan: Plan) -> Generator[None, None, Sequence[Conditioning]]:
-        conditionings = yield from super().condition(drawing, plan)
+    def condition(
+        self, drawing: Drawing, plan: Plan, held: Held = NO_LORAS
+    ) -> Generator[None, None, Sequence[Conditioning]]:
+        conditionings = yield from super().condition(drawing, plan, held)
         self.settle()
         _LAPS.lap("text")
         return conditionings

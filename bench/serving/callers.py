@@ -7,8 +7,9 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.standin import Platform
 
@@ -43,8 +44,13 @@ class Submitter:
 
     _numbers = itertools.count()
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, more: Callable[[], Mapping[str, Any]] = dict) -> None:
+        """
+        Args:
+            more: what else each job's input has.
+        """
         self._platform = platform
+        self._more = more
         self._first_post = len(platform.posts)
         self._submitted: dict[str, tuple[int, float]] = {}
 
@@ -60,6 +66,7 @@ class Submitter:
             guidance_scale=5.0,
             scheduler="DPM++ 2M Karras",
             seed=number,
+            **self._more(),
         )
         return job_id
 
@@ -125,7 +132,13 @@ class Stretch:
 
 
 async def call(
-    platform: Platform, callers: int, steps: Sequence[int], *, window_s: float, limit_s: float
+    platform: Platform,
+    callers: int,
+    steps: Sequence[int],
+    *,
+    window_s: float,
+    limit_s: float,
+    more: Callable[[], Mapping[str, Any]] = dict,
 ) -> Stretch:
     """Have a number of closed-loop callers ask for images, and measure for `window_s` once that has settled.
 
@@ -133,13 +146,14 @@ async def call(
         steps: of the first job, the second, and so on, in turn, whoever's job it is.
         limit_s: how long to wait for every caller to have a job back. When it takes longer, what is measured is
             the time since the first job came back.
+        more: what else each job's input has.
 
     Raises:
         RuntimeError: a job failed.
         TimeoutError: nothing came back for two minutes.
     """
     await until_idle(platform)
-    submitter, in_turn = Submitter(platform), itertools.cycle(steps)
+    submitter, in_turn = Submitter(platform, more), itertools.cycle(steps)
     caller_of = {submitter.submit(next(in_turn)): caller for caller in range(callers)}
     waiting = set(range(callers))
     earlier, done, uncounted = len(platform.results), 0, 1

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from bench.standin import Platform, platform
 __all__ = ["NAIVE", "OURS", "contenders"]
 
 OURS, NAIVE = "this worker", "naive handler"
-_SCRIPTS = {OURS: "handler.py", NAIVE: "bench/serving/naive_handler.py"}
+_NAIVE_SCRIPT = "bench/serving/naive_handler.py"
 _LAST_LINES = 20
 # What our worker says when it has measured what steps cost, in its first idle moments: undisturbed by the other's
 # start, or it would go by wrong figures ever after.
@@ -21,28 +21,34 @@ _MEASURED_WITHIN_S = 60.0
 
 
 @asynccontextmanager
-async def contenders(model: Path) -> AsyncIterator[dict[str, Platform]]:
+async def contenders(
+    model: Path, *, naive: str = _NAIVE_SCRIPT, **environment: str
+) -> AsyncIterator[dict[str, Platform]]:
     """Name → platform, each with its worker ready for jobs. One idles while the other is measured.
 
     Args:
         model: an absolute path.
+        naive: the script of the other one.
+        environment: of both.
     """
     async with (
-        _served(_SCRIPTS[OURS], model, says=_MEASURED) as ours,
-        _served(_SCRIPTS[NAIVE], model) as naive,
+        _served("handler.py", environment | {"MODEL_DIR": str(model)}, says=_MEASURED) as ours,
+        _served(naive, environment | {"MODEL_DIR": str(model)}) as other,
     ):
-        yield {OURS: ours, NAIVE: naive}
+        yield {OURS: ours, NAIVE: other}
 
 
 @asynccontextmanager
-async def _served(script: str, model: Path, *, says: bytes = b"") -> AsyncIterator[Platform]:
+async def _served(
+    script: str, environment: Mapping[str, str], *, says: bytes = b""
+) -> AsyncIterator[Platform]:
     """A platform whose one worker runs `script`, has asked for its first job and has printed what it `says`.
 
     What goes wrong while it is open carries the end of the worker's output as a note.
     """
     async with (
         platform() as standin,
-        script_process(script, **standin.environment(), MODEL_DIR=str(model)) as process,
+        script_process(script, **standin.environment(), **environment) as process,
     ):
         last_lines: deque[bytes] = deque(maxlen=_LAST_LINES)
         said = asyncio.Event()

@@ -1,23 +1,27 @@
-"""What `busy.py` measures, in a process of its own: forwards, alone and beside neighbours."""
+"""What `busy.py` measures, in a process of its own: steps, alone and beside neighbours."""
 
 import sdworker.quick_start  # noqa: F401 - as handler.py does, and before anything else can load torch
 
 # isort: split
+import asyncio
 import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 
-from sdworker.engine.device import time_call
+from sdworker.engine.drawing import Drawing
+from sdworker.engine.engine import Engine
 from sdworker.settings import load_settings
 from sdworker.startup import build_worker
 
 _ROWS = (2, 8)
-_REPEATS, _ENOUGH_S = 40, 3.0
-_SPIN = "import os, sys, time\nos.sched_setaffinity(0, {int(sys.argv[1])})\nend = time.monotonic() + 60\n"
+_STEPS = 40
+_SPIN = "import os, sys, time\nos.sched_setaffinity(0, {int(sys.argv[1])})\nend = time.monotonic() + 600\n"
 _SPIN += "while time.monotonic() < end and os.getppid() == int(sys.argv[2]): pass"
 
 
@@ -36,25 +40,29 @@ def _neighbours() -> Iterator[None]:
             process.wait()
 
 
-def main() -> None:
-    """Time forwards on the engine's thread, alone and beside neighbours, and print them."""
-    engine = build_worker(load_settings()).engine
-    networks = engine.model
+async def _measure(engine: Engine) -> dict[str, float]:
+    async def median_ms(rows: int) -> float:
+        ends: list[float] = []
+        side = 8 * engine.model.default_shape[0]
+        drawing = Drawing(
+            prompt="a red apple", negative_prompt="", width=side, height=side, steps=_STEPS, guidance=7.5,
+            sampler="DPM++ 2M Karras", seeds=tuple(range(rows // 2)),
+        )  # fmt: skip
+        await engine.draw(drawing, lambda _step, _steps: ends.append(time.perf_counter()))
+        return 1000 * statistics.median(later - sooner for sooner, later in pairwise(ends))
 
-    def median_ms(rows: int) -> float:
-        inputs = networks.example_input(rows)
-        times = time_call(
-            networks.device, lambda: networks.denoise(inputs), _REPEATS, enough_seconds=_ENOUGH_S
-        )
-        return 1000 * statistics.median(times)
+    async def measure(kind: str) -> dict[str, float]:
+        return {f"{rows} rows, {kind}": await median_ms(rows) for rows in _ROWS}
 
-    def measure(kind: str) -> dict[str, float]:
-        return {f"{rows} rows, {kind}": median_ms(rows) for rows in _ROWS}
-
-    figures = engine.call(lambda: measure("quiet")).result()
+    await engine.calibrate()
+    figures = await measure("quiet")
     with _neighbours():
-        figures |= engine.call(lambda: measure("busy")).result()
-    print(json.dumps(figures))
+        return figures | await measure("busy")
+
+
+def main() -> None:
+    """Time steps of jobs, alone and beside neighbours, and print them."""
+    print(json.dumps(asyncio.run(_measure(build_worker(load_settings()).engine))))
 
 
 if __name__ == "__main__":

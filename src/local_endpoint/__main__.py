@@ -7,7 +7,7 @@ import sqlite3
 import sys
 from urllib.parse import quote
 
-from local_endpoint.options import OptionError, add_options, config_from, curl_line, host_url
+from local_endpoint.options import OptionError, add_options, config_from, curl_line, host_url, page_link
 from local_endpoint.server import Server, listen, run_loop
 from local_endpoint.store import FolderInUse
 from local_endpoint.worker_api import worker_environment
@@ -39,7 +39,8 @@ async def _serve(args: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     print(f"endpoint   {base_url}/v2/{config.endpoint_id}")
-    print(f"playground {base_url}/   API document {base_url}/docs")
+    print(f"playground {page_link(base_url, config)}")
+    print(f"console    {base_url}/console   API document {base_url}/docs")
     print(f"key        {config.keys[0]}")
     print("\nA worker needs this environment; give each a RUNPOD_POD_ID of its own:\n")
     for name, value in worker_environment(config, base_url, "worker-1", quote(args.gpu)).items():

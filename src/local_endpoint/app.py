@@ -9,14 +9,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 
+from local_endpoint.bodies import parse_json, read_body
 from local_endpoint.client_api import client_router
 from local_endpoint.core import Core
-from local_endpoint.errors import handle_errors
+from local_endpoint.errors import ApiError, handle_errors
+from local_endpoint.explainer import NoExplainer
 from local_endpoint.limits import Gate
 from local_endpoint.openapi import describe
+from local_endpoint.overview import overview
 from local_endpoint.store import StoreUnavailable
 from local_endpoint.webhooks import Webhooks
 from local_endpoint.worker_api import worker_router
@@ -35,7 +38,8 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 _SAY_AGAIN_S = 60.0
-_FILES = {"app.js", "docs.js", "form.js", "json.js", "snippets.js", "style.css"}
+_PROMPTS_BYTES = 128 * 1024
+_FILES = {file.name for file in _PAGES.iterdir() if file.suffix in (".js", ".css")}
 
 
 def create_app(core: Core) -> FastAPI:
@@ -58,12 +62,13 @@ def create_app(core: Core) -> FastAPI:
     )
     handle_errors(app)
     describe(app, core.config)
-    client = client_router(core, Gate(core.config.keys, limits=core.config.rate_limits))
+    gate = Gate(core.config.keys, limits=core.config.rate_limits)
+    client = client_router(core, gate)
     app.include_router(client, prefix="/v2/{endpoint_id}")
     # The seeds write one of their URLs with v1.
     app.include_router(client, prefix="/v1/{endpoint_id}", include_in_schema=False)
     app.include_router(worker_router(core), prefix="/v2/{endpoint_id}")
-    _add_pages(app, core)
+    _add_pages(app, core, gate)
     return app
 
 
@@ -82,10 +87,35 @@ async def _for_ever(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await asyncio.sleep(1)
 
 
-def _add_pages(app: FastAPI, core: Core) -> None:
+def _add_pages(app: FastAPI, core: Core, gate: Gate) -> None:
     @app.get("/", include_in_schema=False)
     async def playground() -> Response:
         return FileResponse(_PAGES / "index.html", headers=_PAGE_HEADERS)
+
+    @app.get("/console", include_in_schema=False)
+    async def console() -> Response:
+        return FileResponse(_PAGES / "console.html", headers=_PAGE_HEADERS)
+
+    @app.get("/playground/console.json", include_in_schema=False)
+    async def console_data(request: Request) -> Response:
+        # No operation of the platform's: it counts as looking at a job.
+        with gate.enter(request.headers.get("authorization"), "status"):
+            return Response(
+                json.dumps(await overview(core)), headers=_PAGE_HEADERS, media_type="application/json"
+            )
+
+    @app.post("/playground/explain", include_in_schema=False)
+    async def explain(request: Request) -> Response:
+        with gate.enter(request.headers.get("authorization"), "status"):
+            body = await read_body(
+                request, limit_bytes=_PROMPTS_BYTES, timeout_s=core.config.request_timeout_s
+            )
+            given = parse_json(body)
+            try:
+                answer = await core.explainer.ask(given if isinstance(given, dict) else {})
+            except NoExplainer as error:
+                raise ApiError(501, str(error)) from error
+            return Response(json.dumps(answer), media_type="application/json")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
@@ -93,7 +123,11 @@ def _add_pages(app: FastAPI, core: Core) -> None:
 
     @app.get("/playground/config.json", include_in_schema=False)
     async def config() -> Response:
-        page = {"endpoint_id": core.config.endpoint_id, "input_schema": core.input_schema}
+        page = {
+            "endpoint_id": core.config.endpoint_id,
+            "input_schema": core.input_schema,
+            "explains": bool(core.config.explain_command),
+        }
         return Response(json.dumps(page), headers=_PAGE_HEADERS, media_type="application/json")
 
     @app.get("/playground/{name}", include_in_schema=False)

@@ -71,5 +71,7 @@ class Config:
     webhook_pause_s: float = 10
     webhook_timeout_s: float = 10
 
+    explain_command: tuple[str, ...] = ()
+    """A program that tells how long prompts are, for the page; see `explainer.py`."""
     input_schema: dict[str, Any] | None = field(default=None, repr=False)
     """JSON Schema of a job's input: the playground's form is built from it."""

@@ -6,6 +6,7 @@ Memory holds only who waits for what and which workers are alive, and may be los
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from uuid import uuid4
 
 from local_endpoint.clock import Clock
 from local_endpoint.config import MB, Config
+from local_endpoint.explainer import Explainer
 from local_endpoint.jobs import Job, Status
 from local_endpoint.ledger import Chunks, Ledger, Taken, View
 from local_endpoint.simulation import Fate
@@ -35,6 +37,7 @@ _ANY_SIZE = 1 << 40
 # How large results are taken to be: at first a picture's size, then as those that came, the later ones more.
 _RESULT_BYTES = 700_000.0
 _RESULT_WEIGHT = 0.05
+_WEBHOOK_TRIES_SHOWN = 100
 _STREAM_BYTES = 4 * 1024 * 1024
 
 Gone = asyncio.Future[None]
@@ -85,8 +88,11 @@ class Core:
         self._lost_after_ms = int(2.5 * config.ping_interval_s * 1000)
         self._takers = Takers()
         self._bells = Bells()
+        self.webhook_tries: deque[dict[str, Any]] = deque(maxlen=_WEBHOOK_TRIES_SHOWN)
+        """For the console: which webhook was sent where, and how that went."""
         self.input_schema = config.input_schema
         """For the playground; whoever starts the workers may learn it later than this."""
+        self.explainer = Explainer(config.explain_command)
         self._closed = False
         self._draining = False
         self._ticked_s = self._time()

@@ -6,12 +6,13 @@ import re
 import shlex
 import socket
 from pathlib import Path
+from urllib.parse import quote
 
 from local_endpoint.config import MB, Config
 from local_endpoint.credentials import load_credentials
 from local_endpoint.simulation import Simulation
 
-__all__ = ["OptionError", "add_options", "config_from", "curl_line", "host_url"]
+__all__ = ["OptionError", "add_options", "config_from", "curl_line", "host_url", "page_link"]
 
 _TIMES = (
     "retention",
@@ -58,6 +59,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("--gpu", default="cpu", help="what callers see as gpu (default: %(default)s)")
     serving.add_argument(
         "--input-schema", type=Path, help="JSON Schema file of a job's input, for the playground"
+    )
+    serving.add_argument(
+        "--explain-command",
+        type=shlex.split,
+        default=(),
+        metavar="COMMAND",
+        help="a program that answers lines of JSON, each a job's input, with its prompts' lengths, for the "
+        "page's token counter (default: none; `sdworker serve` has one of its own)",
     )
     serving.add_argument(
         "--max-queue-mb",
@@ -141,6 +150,7 @@ def config_from(args: argparse.Namespace) -> Config:
         strict=args.strict,
         simulation=simulation,
         max_queue_bytes=int(args.max_queue_mb * MB),
+        explain_command=tuple(args.explain_command),
         input_schema=schema,
     )
 
@@ -174,6 +184,11 @@ def host_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def page_link(base_url: str, config: Config) -> str:
+    """The playground with the first key. What stands behind # stays in the browser: no server or log sees it."""
+    return f"{base_url}/#key={quote(config.keys[0], safe='')}"
 
 
 def curl_line(base_url: str, config: Config) -> str:

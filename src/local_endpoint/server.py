@@ -96,6 +96,7 @@ class Server(uvicorn.Server):
         """Let waiting requests go first, or they would hold the shutdown up."""
         self.core.drain()
         await super().shutdown(sockets)
+        await self.core.explainer.close()
         await asyncio.to_thread(self.core.close)
 
 

@@ -18,6 +18,7 @@ __all__ = ["Webhooks"]
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 32
+_TAKEN = "200"
 
 
 class Webhooks:
@@ -66,10 +67,12 @@ class Webhooks:
         """One try; notes how it went. One that cannot be noted stays due."""
         tries = webhook.tries + 1
         try:
-            sent = await self._send(session, webhook)
+            answer = await self._send(session, webhook)
             next_ms = None
-            if not sent and tries < self._config.webhook_tries:
+            if answer not in (None, _TAKEN) and tries < self._config.webhook_tries:
                 next_ms = self._core.clock.now_ms() + int(self._config.webhook_pause_s * 1000)
+            if answer is not None:
+                self._note(webhook, answer, tries, next_ms)
             await self._core.store.write(lambda ledger: ledger.settle_webhook(webhook.seq, tries, next_ms))
         except (StoreUnavailable, sqlite3.Error):
             await asyncio.sleep(1)
@@ -77,20 +80,35 @@ class Webhooks:
             self._under_way.discard(webhook.seq)
             self._new.set()
 
-    async def _send(self, session: aiohttp.ClientSession, webhook: Webhook) -> bool:
+    def _note(self, webhook: Webhook, answer: str, tries: int, next_ms: int | None) -> None:
+        """For the console. What stands behind the path may be a secret of the caller's."""
+        self._core.webhook_tries.append(
+            {
+                "job": webhook.job_id,
+                "url": webhook.url.partition("?")[0].partition("#")[0],
+                "answer": answer,
+                "tries": tries,
+                "atMs": self._core.clock.now_ms(),
+                "nextMs": next_ms,
+            }
+        )
+
+    async def _send(self, session: aiohttp.ClientSession, webhook: Webhook) -> str | None:
+        """How it went: the answer's status, or what went wrong; None: there was nothing to tell (any more)."""
         try:
             view = await self._core.view(webhook.job_id, expired_too=True)
         except UnknownJob:
-            return True
+            return None
         if not view.job.final:
-            return True  # retried in the meantime: there will be another end to tell of
+            return None  # retried in the meantime: there will be another end to tell of
         body = status_json(view, self._core.clock.now_ms())
         headers = {"Content-Type": "application/json"}
         try:
             async with session.post(webhook.url, data=body, headers=headers, allow_redirects=False) as answer:
                 if answer.status == 200:
-                    return True
+                    return _TAKEN
                 _log.warning("webhook of %s was answered %s", webhook.job_id, answer.status)
+                return str(answer.status)
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             _log.warning("webhook of %s did not arrive: %s", webhook.job_id, type(error).__name__)
-        return False
+            return type(error).__name__

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["INDEX", "LAYOUTS", "STABLE_DIFFUSION", "STABLE_DIFFUSION_XL", "Layout", "Part", "layout_of"]
+__all__ = [
+    "INDEX",
+    "LAYOUTS",
+    "SAFETY",
+    "STABLE_DIFFUSION",
+    "STABLE_DIFFUSION_XL",
+    "Layout",
+    "Part",
+    "layout_of",
+]
 
 INDEX = "model_index.json"
 
@@ -109,6 +118,16 @@ STABLE_DIFFUSION_XL = Layout(
         }
     ),
 )
+
+SAFETY: Mapping[str, Part] = MappingProxyType(
+    {
+        "feature_extractor": Part(
+            ("CLIPImageProcessor", "CLIPFeatureExtractor"), ("preprocessor_config.json",)
+        ),
+        "safety_checker": Part(("StableDiffusionSafetyChecker",), _CONFIG, "model"),
+    }
+)
+"""What any family's folder may hold beside its own parts."""
 
 LAYOUTS: tuple[Layout, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)
 """Those that are served."""

@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BAKED_MODEL", "EMBEDDED_MODEL", "model_folder", "own_size", "pixels_per_latent", "trained_size"]
+__all__ = [
+    "BAKED_MODEL",
+    "EMBEDDED_MODEL",
+    "model_folder",
+    "own_defaults",
+    "own_size",
+    "pixels_per_latent",
+    "trained_size",
+]
 
 BAKED_MODEL = Path("/opt/model")
 """Where the Dockerfile puts the model."""
@@ -34,6 +42,29 @@ def trained_size(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, 
     sample = unet["sample_size"]
     height, width = (sample, sample) if isinstance(sample, int) else sample
     return width * pixels_per_latent(vae), height * pixels_per_latent(vae)
+
+
+def own_defaults(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job gets of a model that it does not ask, field by field, where the model was made for it.
+
+    Turbo models, and what is distilled as they are, draw in one step and without guidance; no file of theirs says
+    so, but their noise schedule ends where nothing else does.
+
+    Args:
+        scheduler: the contents of `scheduler/scheduler_config.json`.
+    """
+    sampler = _TURBO_SAMPLERS.get(str(scheduler.get("_class_name")))
+    if (
+        sampler is None
+        or scheduler.get("timestep_spacing") != "trailing"
+        or scheduler.get("prediction_type", "epsilon") != "epsilon"
+        or scheduler.get("rescale_betas_zero_snr")
+    ):
+        return {}
+    return {"scheduler": sampler, "num_inference_steps": 1, "guidance_scale": 0.0}
+
+
+_TURBO_SAMPLERS = {"EulerAncestralDiscreteScheduler": "Euler a", "EulerDiscreteScheduler": "Euler"}
 
 
 def pixels_per_latent(vae: Mapping[str, Any]) -> int:

@@ -188,11 +188,13 @@ def _processor_name() -> str:
     return "unknown"
 
 
-def _model_folder() -> Path:
-    """Where the weights most likely are; `startup.find_model` decides, once the settings have been read."""
+def _model_folder() -> Path | None:
+    """Where the weights most likely are; `catalogue.py` decides, once the settings have been read."""
     from sdworker.model_place import model_folder
 
     named = os.environ.get("MODEL_DIR")
+    if not named and any(os.environ.get(name) for name in ("MODEL_ID", "MODELS", "MODELS_DIR")):
+        return None
     return model_folder(Path(named) if named else None)
 
 
@@ -217,7 +219,8 @@ def _without_collecting() -> Iterator[None]:
 wait_a_moment()  # whatever QUICK_START says: torch reads it when it is loaded
 # Before the settings are read, because reading them already imports; settings.py declares it too.
 if os.environ.get("QUICK_START", "").strip().lower() not in ("0", "false", "no", "off", "f", "n"):
-    read_ahead(_model_folder())
+    if (folder := _model_folder()) is not None:
+        read_ahead(folder)
     with _without_collecting():
         _attempt(quick_diffusers)
         _attempt(quick_runpod)

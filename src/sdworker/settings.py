@@ -25,6 +25,7 @@ __all__ = [
     "Device",
     "Precision",
     "Resize",
+    "Safety",
     "Settings",
     "SettingsError",
     "load_settings",
@@ -71,6 +72,15 @@ class Attention(_Choice):
     XFORMERS = "xformers"
 
 
+class Safety(_Choice):
+    """What becomes of a picture that the safety checker flags; `off`: none is judged."""
+
+    OFF = "off"
+    FLAG = "flag"
+    BLUR = "blur"
+    BLACK = "black"
+
+
 class BucketFallback(_Choice):
     """What becomes of an image whose upload failed for good."""
 
@@ -86,6 +96,7 @@ class BucketAddressing(_Choice):
     VIRTUAL = "virtual"
 
 
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 V1_DEFAULTS = {
@@ -95,6 +106,7 @@ V1_DEFAULTS = {
     "default_guidance": "7.5",
     "default_scheduler": "K-LMS",
     "default_resize": "keep",
+    "default_prompt_syntax": "plain",
 }
 """What a job gets that does not ask, from worker-stable_diffusion_v1 (docs/migrating.md)."""
 
@@ -111,6 +123,27 @@ class Settings(BaseSettings):
         None,
         description="Model folder in diffusers' layout. "
         "Unset: the model baked into the image, else the embedded `models/emoji`.",
+    )
+    model_id: str | None = Field(
+        None,
+        description="`owner/name` of one of the platform's cached models, or of another that a hub's cache on "
+        "this machine holds. Nothing is downloaded.",
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Several models, with commas between, of which jobs choose by `model`: `name=folder`, "
+        "a folder or `owner/name` of a cached one. The first, or the one above, is drawn with where a job names "
+        "none.",
+    )
+    models_dir: Path | None = Field(
+        None,
+        description="Folder of models that are served as well, each by its name: `/runpod-volume/models` say.",
+    )
+    model_memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="GB that the weights of all loaded models may take; those used longest ago make room. "
+        "Unset: six tenths of a card's memory, half of what a CPU has free.",
     )
     device: Device = Field(
         Device.AUTO,
@@ -146,6 +179,9 @@ class Settings(BaseSettings):
 
     # What a job may ask for, and what it gets when it does not ask.
     max_pixels: int = Field(1024 * 1024, ge=64 * 64, description="Largest width x height of an image.")
+    max_upscaled_pixels: int = Field(
+        4096 * 4096, ge=64 * 64, description="Largest width x height of what `upscale` makes."
+    )
     max_outputs: int = Field(16, ge=1, le=64, description="Largest `num_outputs`.")
     default_width: int | None = Field(
         None,
@@ -186,7 +222,8 @@ class Settings(BaseSettings):
     v1_defaults: bool = Field(
         False,
         description="Gives jobs what worker-stable_diffusion_v1 gave them where they do not ask: "
-        "K-LMS, 50 steps, 512x512, and pictures in their own size. Other `DEFAULT_`s count more.",
+        "K-LMS, 50 steps, 512x512, pictures in their own size, and prompts without syntax. "
+        "Other `DEFAULT_`s count more.",
     )
 
     # How many jobs share the hardware.
@@ -210,6 +247,20 @@ class Settings(BaseSettings):
         description="Jobs taken at once. Unset: what fills the largest batch, and a quarter more; at least 2 (the "
         "SDK idles a second after each job at 1).",
     )
+
+    # What may be shown.
+    safety: Safety | None = Field(
+        None,
+        description="What becomes of a picture that the safety checker flags: `flag` says so beside it, `blur` "
+        "and `black` change it too; `off` has none judged. "
+        "Unset: `flag` where there is a checker, `off` where there is none (docs/safety.md).",
+    )
+    safety_checker: Path | None = Field(
+        None,
+        description="Folder of the safety checker and its image processor. Unset: the model's own, where the "
+        "builder was told to keep it.",
+    )
+    nsfw_override: bool = Field(False, description="Lets a job's `nsfw: true` lift the safety checker.")
 
     # Pictures in.
     max_image_mb: float = Field(20, gt=0, description="Largest input picture, in MB, as it is sent.")
@@ -239,6 +290,13 @@ class Settings(BaseSettings):
         None, description="The same for upscalers, beside `/runpod-volume/upscalers`."
     )
     max_loras: int = Field(8, ge=0, le=64, description="Most LoRAs of one job.")
+    controlnet_memory_mb: int | None = Field(
+        None,
+        ge=1,
+        description="Memory, in MB, in which ControlNets are kept on the device. Unset: a quarter of what is free "
+        "once the model is loaded.",
+    )
+    max_controls: int = Field(3, ge=0, le=16, description="Most ControlNets of one job.")
     addon_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts that jobs may have add-ons fetched from, with commas between: "
@@ -314,6 +372,10 @@ class Settings(BaseSettings):
     progress_interval_ms: int = Field(
         1000, ge=0, description="Least time between two progress updates of a job; 0 sends none."
     )
+    previews: bool = Field(
+        False,
+        description="Shows jobs that do not say: progress updates carry a small picture (docs/endpoint.md).",
+    )
     keep_results_s: float = Field(
         1800,
         gt=0,
@@ -340,6 +402,11 @@ class Settings(BaseSettings):
     warm_up: bool = Field(
         True,
         description="Draw one small image before taking jobs, and measure what steps cost when there are none.",
+    )
+    fewer_threads: bool = Field(
+        True,
+        description="On a CPU, take steps with fewer threads while other programs make that quicker "
+        "(docs/tuning.md).",
     )
     keep_memory: bool = Field(
         True,
@@ -370,6 +437,26 @@ class Settings(BaseSettings):
         if any(not _HOST.fullmatch(host) for host in named):
             raise ValueError("should be names of hosts with commas between, without https:// and paths")
         return named
+
+    @field_validator("model_id")
+    @classmethod
+    def _is_a_hub_id(cls, model_id: str | None) -> str | None:
+        if model_id is not None and not _HUB_ID.fullmatch(model_id):
+            raise ValueError("should be owner/name, as a hub calls the model; MODEL_DIR takes a folder")
+        return model_id
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, models: object) -> object:
+        if not isinstance(models, str):
+            return models
+        entries = tuple(entry.strip() for entry in models.split(",") if entry.strip())
+        if any(entry.startswith("=") or entry.endswith("=") for entry in entries):
+            raise ValueError("should be name=folder, a folder or owner/name, with commas between")
+        names = [entry.partition("=")[0].strip().casefold() for entry in entries if "=" in entry]
+        if len(names) != len(set(names)):
+            raise ValueError("has one name twice")
+        return entries
 
     @field_validator("default_scheduler")
     @classmethod

@@ -1,47 +1,59 @@
 """From settings to a worker that is ready: which model, which device, which precision."""
 
-import json
 import logging
 import os
 import tempfile
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sdworker import nvidia
+from sdworker.catalogue import ListedModel, list_models
+from sdworker.engine.device import free_bytes
 from sdworker.engine.engine import Engine
 from sdworker.engine.model_config import ModelError, shown
-from sdworker.engine.model_files import why_not
-from sdworker.engine.networks.families import load_model
+from sdworker.engine.model_files import ModelFolder, check_model_folder, why_not
+from sdworker.engine.networks.families import load_checked, weights_bytes
 from sdworker.engine.networks.model import Loading, Model
 from sdworker.engine.networks.preparation import Means
+from sdworker.engine.networks.sharing import SharedWeights
+from sdworker.engine.pool import ModelPool, Pooled
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
+from sdworker.engine.safety import SafetyChecker, has_checker
 from sdworker.engine.tables import SamplerTables, TableError
-from sdworker.model_place import model_folder
-from sdworker.settings import Attention, Device, Precision, Settings, SettingsError
+from sdworker.request import Contract
+from sdworker.safety import SafetyGuard
+from sdworker.settings import Attention, Device, Precision, Safety, Settings, SettingsError
 from sdworker.worker import Worker
 
-__all__ = ["build_worker", "find_model"]
+__all__ = ["build_worker"]
 
 log = logging.getLogger(__name__)
 
 _NETWORK_VOLUME = Path("/runpod-volume")
+# Of what there is, what the weights of several models may take.
+_CARD_SHARE = 0.6
+_FREE_SHARE = 0.5
 _SMALLEST = (8, 8)  # latents; every level of a UNet halves them
 _DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 
 
 def build_worker(settings: Settings) -> Worker:
-    """A worker with its model loaded and its engine running.
+    """A worker with its first model loaded and its engine running.
 
     Raises:
         ModelError: the model is missing or broken.
         SettingsError: the device or the precision cannot be had.
     """
-    folder = find_model(settings)
     device = _find_device(settings)
     dtype = _find_dtype(settings, device)
+    listed = list_models(settings, half=dtype is torch.float16)
+    contract = Contract(settings, listed[0].served.size, tuple(one.served for one in listed))
+    folder = listed[0].checked.path
     log.info("loading %s on %s in %s", shown(folder), device, str(dtype).removeprefix("torch."))
     threads = reserve_cores()
     if device.type == "cpu" and settings.keep_memory:
@@ -49,50 +61,105 @@ def build_worker(settings: Settings) -> Worker:
     if settings.compile:
         _keep_compiled(settings.compile_cache_dir)
     began = time.perf_counter()
-    model = _load(
-        folder,
-        Loading(
-            device=device,
-            dtype=dtype,
-            xformers=settings.attention is Attention.XFORMERS,
-            channels_last=settings.channels_last,
-            means=Means(
-                cuda_graphs=settings.cuda_graphs,
-                compiled=settings.compile,
-                fp16_accumulation=settings.fp16_accumulation,
-            ),
+    loading = Loading(
+        device=device,
+        dtype=dtype,
+        xformers=settings.attention is Attention.XFORMERS,
+        channels_last=settings.channels_last,
+        means=Means(
+            cuda_graphs=settings.cuda_graphs,
+            compiled=settings.compile,
+            fp16_accumulation=settings.fp16_accumulation,
         ),
+        shared=SharedWeights() if len(listed) > 1 else None,
     )
-    _check_samplers(settings, model, folder)
+    budget_bytes = _model_budget(settings, listed, loading)
+    model = _load(listed[0].checked, loading)
+    _try_out(model, folder)
+    _check_samplers(contract.defaults_of(contract.served.first), model, folder)
+    guard = _make_guard(settings, folder, device, dtype)
     log.info("loaded in %.2f s", time.perf_counter() - began)
     memory_mb = settings.drawing_memory_mb
     engine = Engine(
         model,
         max_rows=settings.max_rows,
         threads=threads,
+        fewer_threads=settings.fewer_threads,
         memory_bytes=None if memory_mb is None else memory_mb * 2**20,
+        reserved_bytes=_still_to_come(budget_bytes, listed, dtype),
     )
-    try:
-        return Worker(settings, engine, model_name=_model_name(folder))
-    except SettingsError:
-        engine.close(finish=False)  # its thread would keep the process
-        raise
+    pool = ModelPool(engine, [_pooled(one, loading) for one in listed], budget_bytes=budget_bytes)
+    return Worker(settings, engine, pool, contract, guard=guard)
 
 
-def _load(folder: Path, loading: Loading) -> Model:
-    """The model, after it has shown that it draws.
+def _load(checked: ModelFolder, loading: Loading) -> Model:
+    """The model in a folder.
 
     Raises:
-        ModelError: it cannot be loaded, or does not draw.
+        ModelError: it cannot be loaded.
     """
     try:
-        model = load_model(folder, loading)
-        _try_out(model, folder)
+        return load_checked(checked, loading)
     except (MemoryError, torch.OutOfMemoryError):
-        raise ModelError(
-            f"{shown(folder)} does not fit into the {loading.device.type} device's memory"
-        ) from None
-    return model
+        raise _does_not_fit(checked.path, loading.device) from None
+
+
+def _does_not_fit(folder: Path, device: torch.device) -> ModelError:
+    return ModelError(f"{shown(folder)} does not fit into the {device.type} device's memory")
+
+
+def _pooled(listed: ListedModel, loading: Loading) -> Pooled:
+    """How a model is had later, by when its folder may have changed."""
+    folder = listed.checked.path
+
+    def load() -> Model:
+        checked = check_model_folder(folder, half=loading.dtype is torch.float16)
+        if loading.device.type != "cuda":
+            return _load(checked, loading)
+        # On a stream of its own, beside the steps of those who draw.
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            model = _load(checked, loading)
+        stream.synchronize()
+        return model
+
+    return Pooled(
+        listed.served.name,
+        weights_bytes(listed.checked, loading.dtype),
+        load,
+        lambda model: _try_out(model, folder),
+    )
+
+
+def _model_budget(settings: Settings, listed: Sequence[ListedModel], loading: Loading) -> int | None:
+    """What the weights of all models that are loaded may take; None where there is one.
+
+    Raises:
+        SettingsError: the first does not fit into it.
+    """
+    if len(listed) == 1:
+        return None
+    if settings.model_memory_gb is not None:
+        budget = int(settings.model_memory_gb * 1e9)
+    elif loading.device.type == "cuda":
+        budget = int(_CARD_SHARE * torch.cuda.get_device_properties(loading.device).total_memory)
+    else:
+        budget = int(_FREE_SHARE * free_bytes(loading.device))
+    first = weights_bytes(listed[0].checked, loading.dtype)
+    if first > budget:
+        raise SettingsError(
+            f"MODEL_MEMORY_GB: is {budget / 1e9:.2g}, and the first model, {listed[0].served.name}, takes "
+            f"{first / 1e9:.2g}"
+        )
+    return budget
+
+
+def _still_to_come(budget: int | None, listed: Sequence[ListedModel], dtype: torch.dtype) -> int:
+    """What the models that are not loaded yet may come to take."""
+    if budget is None:
+        return 0
+    first, *others = (weights_bytes(one.checked, dtype) for one in listed)
+    return min(budget - first, sum(others))
 
 
 def _try_out(model: Model, folder: Path) -> None:
@@ -111,7 +178,7 @@ def _try_out(model: Model, folder: Path) -> None:
             latents = torch.zeros(1, model.autoencoder.latent_channels, *_SMALLEST, device=model.device)
             model.autoencoder.decode(latents).pixels()
     except (MemoryError, torch.OutOfMemoryError):
-        raise
+        raise _does_not_fit(folder, model.device) from None
     except Exception as error:  # networks that do not fit each other raise anything; the cause is kept
         raise ModelError(f"{shown(folder / part)} loads, but does not run: {why_not(error)}") from error
     for part, result in zip(("text_encoder", "unet"), results, strict=True):
@@ -119,15 +186,42 @@ def _try_out(model: Model, folder: Path) -> None:
             raise ModelError(f"{shown(folder / part)} gives numbers that are not finite in {model.dtype}")
 
 
-def _check_samplers(settings: Settings, model: Model, folder: Path) -> None:
+def _make_guard(
+    settings: Settings, model: Path, device: torch.device, dtype: torch.dtype
+) -> SafetyGuard | None:
+    """The safety checker, where there is one and it is wanted; it has judged a grey picture.
+
+    Raises:
+        ModelError: it is broken.
+        SettingsError: it is wanted, and there is none.
+    """
+    place = settings.safety_checker or (model if has_checker(model) else None)
+    mode = settings.safety or (Safety.OFF if place is None else Safety.FLAG)
+    if mode is Safety.OFF:
+        return None
+    if place is None:
+        raise SettingsError(
+            f"SAFETY: is {mode}, but the model has no safety checker; fetch it with --safety, or set "
+            "SAFETY_CHECKER"
+        )
+    try:
+        checker = SafetyChecker.load(place, device=device, dtype=dtype)
+        checker.try_out()
+    except (MemoryError, torch.OutOfMemoryError):
+        raise ModelError(f"{shown(place)} does not fit into the {device.type} device's memory") from None
+    return SafetyGuard(checker, mode, settings)
+
+
+def _check_samplers(defaults: Mapping[str, Any], model: Model, folder: Path) -> None:
     """The model's noise schedule makes a table for the sampler that jobs get when they name none.
 
     Raises:
         ModelError, SettingsError: it does not; naming the file, or the variable where that is at fault.
     """
     tables = SamplerTables(model.scheduler_config, torch.device("cpu"))
+    sampler, steps = (defaults[field] for field in ("scheduler", "num_inference_steps"))
     try:
-        tables.get(settings.default_scheduler, settings.default_steps)
+        tables.get(sampler, steps)
         return
     except Exception as error:  # a scheduler raises anything on a configuration that it does not expect
         cause = error
@@ -138,7 +232,7 @@ def _check_samplers(settings: Settings, model: Model, folder: Path) -> None:
         raise ModelError(f"{file} makes no noise schedule: {why_not(error)}") from error
     if isinstance(cause, TableError):
         raise SettingsError(f"DEFAULT_SCHEDULER, DEFAULT_STEPS: {cause}") from cause
-    raise ModelError(f"{file} does not suit {settings.default_scheduler}: {why_not(cause)}") from cause
+    raise ModelError(f"{file} does not suit {sampler}: {why_not(cause)}") from cause
 
 
 def _keep_compiled(folder: Path | None) -> None:
@@ -155,18 +249,6 @@ def _keep_compiled(folder: Path | None) -> None:
         return
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     log.info("what is compiled is kept in %s", folder)
-
-
-def find_model(settings: Settings) -> Path:
-    """`MODEL_DIR`, else the image's baked model, else the embedded one.
-
-    Raises:
-        ModelError: none of them is there.
-    """
-    folder = model_folder(settings.model_dir)
-    if settings.model_dir is None and not folder.is_dir():
-        raise ModelError("there is no model: set MODEL_DIR to a folder in diffusers' layout")
-    return folder
 
 
 def _find_device(settings: Settings) -> torch.device:
@@ -202,12 +284,3 @@ def _find_dtype(settings: Settings, device: torch.device) -> torch.dtype:
     if settings.precision is not Precision.AUTO:
         return _DTYPES[settings.precision]
     return torch.float16 if device.type == "cuda" else torch.float32
-
-
-def _model_name(folder: Path) -> str:
-    """What the model is called in generation data: the source its manifest names, else the folder."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        return str(manifest["source"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return folder.name

@@ -1,6 +1,6 @@
 """One job from start to finish.
 
-    job → request → (pictures in) → engine → encode → delivery → [{image, seed}]
+    job → request → (pictures and add-ons in) → engine → (upscale, check) → encode → delivery → [{image, seed}]
 
 `Worker.run` tells it top to bottom. Nothing here blocks the event loop: pictures are decoded in processes of
 their own and encoded in threads, the engine has its own thread, so any number of jobs can be on their way at once.
@@ -9,18 +9,34 @@ their own and encoded in threads, the engine has its own thread, so any number o
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
+from sdworker.assets import AddOns
+from sdworker.controls import Controls
 from sdworker.delivery import Delivery
+from sdworker.embeddings import Embeddings
+from sdworker.engine.controls.store import ControlNets
+from sdworker.engine.device import free_bytes
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.generation import OnStep
+from sdworker.engine.lora import LoraWeights, read_lora
+from sdworker.engine.networks.model import Model
+from sdworker.engine.pool import ModelPool
+from sdworker.engine.previews import Previews
 from sdworker.engine.processor import give_back_memory
+from sdworker.engine.shelf import Shelf
+from sdworker.engine.text.embeddings import Vectors, read_vectors
 from sdworker.generation_data import parameters_text
+from sdworker.larger import SecondPass, Upscalers, draw_twice, enlarge
+from sdworker.loras import Loras
 from sdworker.pictures import (
     PictureFile,
     PictureLimits,
@@ -31,6 +47,7 @@ from sdworker.pictures import (
 )
 from sdworker.reading import reading_of
 from sdworker.request import Contract, Request
+from sdworker.safety import SafetyGuard
 from sdworker.settings import Settings
 from sdworker.timing import Stopwatch
 
@@ -38,16 +55,47 @@ __all__ = ["Worker"]
 
 log = logging.getLogger(__name__)
 
+_CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, for ControlNets
+_ADD_ONS_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What was read for one model, and goes with it: files that fit no other."""
+
+    loras: Loras
+    embeddings: Embeddings
+    controls: Controls
+
 
 class Worker:
     """Turns jobs into images. Holds no state of any job."""
 
-    def __init__(self, settings: Settings, engine: Engine, *, model_name: str) -> None:
-        self.contract = Contract(settings, engine.model.default_size)
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        models: ModelPool,
+        contract: Contract,
+        *,
+        guard: SafetyGuard | None = None,
+    ) -> None:
+        """
+        Args:
+            models: those the engine draws with, by the names that the contract knows.
+            guard: judges what is drawn; None: nothing is judged.
+        """
+        self.contract = contract
         self.engine = engine
+        self.models = models
+        self.add_ons = AddOns.from_settings(settings)
+        self._settings = settings
         self._delivery = Delivery(settings)
         self._limits = PictureLimits.from_settings(settings)
-        self._model_name = model_name
+        self._beside: dict[Model, _Beside] = {}
+        models.when_leaving(lambda model: self._beside.pop(model, None))
+        self._guard = guard
+        self._upscalers = Upscalers(engine, self.add_ons)
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
         self._most_tokens = settings.max_prompt_tokens
@@ -80,18 +128,23 @@ class Worker:
         """
         request = self.contract.parse({"prompt": "warm-up", "num_inference_steps": 2, "seed": 0})
         await self.engine.draw(await self._drawing_of(request))
+        await asyncio.wrap_future(self.engine.call(self.engine.model.previewer))
         if self._compiles:
             await self.engine.calibrate()
             return
         await self.engine.prepare(rows=2)
         self.engine.calibrate_when_idle()
 
-    async def run(self, job: Mapping[str, Any], on_step: OnStep | None = None) -> list[dict[str, Any]]:
-        """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order.
+    async def run(
+        self, job: Mapping[str, Any], on_step: OnStep | None = None, previews: Previews | None = None
+    ) -> list[dict[str, Any]]:
+        """A job's output: `[{"image": base64 or URL, "seed": n}, …]`, in order; `"nsfw": True` too in what the
+        safety checker flags. Behind them, where the job wants to see its hints, `{"image": …, "control": i}`.
 
         Args:
             job: as the platform hands it over: `id`, `input`, sometimes `s3Config`.
             on_step: told, on the engine's thread, how far the drawing is.
+            previews: shown the first image on its way, where the job asks for that.
 
         Raises:
             UserError: with a message for whoever sent it.
@@ -101,10 +154,37 @@ class Worker:
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
         drawing = await self._drawing_of(request)
+        second_pass = await self._second_pass_of(request, drawing)
+        upscaler = await self._upscalers.of(request.upscale)
+        size = (drawing.width, drawing.height) if second_pass is None else second_pass.size
+        if upscaler is not None:
+            size = self.contract.upscaled_size(request, size)
         watch.lap("read")
-        images = await self.engine.draw(drawing, on_step)
+        async with self.models.use(request.model) as model:
+            watch.lap("model")
+            beside = self._beside_of(model)
+            loras, embeddings = await asyncio.gather(
+                beside.loras.find(request.loras), beside.embeddings.find(request)
+            )
+            drawing = replace(drawing, loras=loras, embeddings=embeddings)
+            first = drawing.width, drawing.height
+            async with beside.controls.lease(request.controls, first, drawing.image) as controls:
+                watch.lap("add-ons")
+                shown = previews if request.previews else None
+                images = await self._draw(
+                    replace(drawing, controls=controls), second_pass, on_step, previews=shown, model=model
+                )
         watch.lap("draw")
-        files = await self._encode(request, drawing, images)
+        if upscaler is not None:
+            images = await enlarge(self.engine, images, upscaler, size)
+            watch.lap("upscale")
+        flagged: set[int] = set()
+        if self._guard is not None and self._guard.looks_at(request):
+            flagged = {i for i, flag in enumerate(await self._guard.judge(self.engine, images)) if flag}
+            watch.lap("check")
+        files = await self._encode(request, drawing, images, flagged)
+        if request.return_control:
+            files += await self._encode_hints(request, [control.hint for control in controls])
         watch.lap("encode")
         delivered = await self._delivery.deliver(
             files, job_id=job_id, format=request.output_format, bucket=bucket
@@ -112,9 +192,56 @@ class Worker:
         watch.lap("deliver")
         with contextlib.suppress(EngineError):  # that it is closed: then there is nothing to be done
             self.engine.call(give_back_memory)
-        log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), drawing.width, drawing.height,
+        log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), *size,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
-        return [{"image": image, "seed": seed} for image, seed in zip(delivered, drawing.seeds, strict=True)]
+        told: list[dict[str, Any]] = [
+            {"seed": seed} | ({"nsfw": True} if i in flagged else {}) for i, seed in enumerate(drawing.seeds)
+        ]
+        told += [{"control": number} for number in range(len(files) - len(images))]
+        return [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
+
+    async def _draw(
+        self,
+        drawing: Drawing,
+        second_pass: SecondPass | None,
+        on_step: OnStep | None,
+        *,
+        previews: Previews | None,
+        model: Model,
+    ) -> list[np.ndarray]:
+        """The drawing's images, in one pass or two; of one without steps, the picture it starts from."""
+        if drawing.steps == 0:
+            assert drawing.image is not None, "nothing is drawn of nothing"
+            return [drawing.image]
+        if second_pass is not None:
+            return await draw_twice(
+                self.engine, drawing, second_pass, on_step, previews=previews, model=model
+            )
+        return await self.engine.draw(drawing, on_step, previews=previews, model=model)
+
+    async def _second_pass_of(self, request: Request, drawing: Drawing) -> SecondPass | None:
+        if request.hires is None:
+            return None
+        size = self.contract.hires_size(request, (drawing.width, drawing.height))
+        return SecondPass(request.hires, size, await self._upscalers.of(request.hires))
+
+    def _beside_of(self, model: Model) -> "_Beside":
+        """The add-ons of a model that is held."""
+        beside = self._beside.get(model)
+        if beside is None:
+            most_bytes = int(_ADD_ONS_SHARE * free_bytes(torch.device("cpu")))
+            read_loras: Shelf[LoraWeights] = Shelf(
+                partial(read_lora, targets=model.adapters.targets), most_bytes=most_bytes
+            )
+            read_embeddings: Shelf[Vectors] = Shelf(
+                partial(read_vectors, widths=model.text_widths), most_bytes=most_bytes // 8
+            )
+            beside = self._beside[model] = _Beside(
+                Loras(self.add_ons, read_loras),
+                Embeddings(self.add_ons, read_embeddings),
+                Controls(self.add_ons, _control_nets(self._settings, model), self._limits),
+            )
+        return beside
 
     async def _drawing_of(self, request: Request) -> Drawing:
         """The request as the engine draws it: pictures fetched and brought to size."""
@@ -131,6 +258,9 @@ class Worker:
             def fit(size: tuple[int, int]) -> tuple[int, int]:
                 nonlocal own_size
                 own_size = size
+                if request.only_enlarges and not (request.width or request.height):
+                    self.contract.upscaled_size(request, size)  # before it is read
+                    return size
                 return self.contract.size_for(request, size)
 
             image = await decode_picture(picture_file, fit, request.resize)
@@ -157,18 +287,41 @@ class Worker:
     async def _fetch_mask(self, source: str | None) -> PictureFile | None:
         return None if source is None else await fetch_picture(source, field="mask", limits=self._limits)
 
-    async def _encode(self, request: Request, drawing: Drawing, images: list[np.ndarray]) -> list[bytes]:
-        """The images as files, each with its own generation data."""
-        size = drawing.width, drawing.height
-        return await asyncio.gather(
-            *(
-                asyncio.to_thread(
-                    encode_image,
-                    pixels,
-                    format=request.output_format,
-                    quality=request.output_quality,
-                    parameters=parameters_text(request, seed=seed, size=size, model=self._model_name),
-                )
-                for pixels, seed in zip(images, drawing.seeds, strict=True)
-            )
+    async def _encode_hints(self, request: Request, hints: list[np.ndarray]) -> list[bytes]:
+        """What ControlNets were shown, as files."""
+        encode = partial(
+            encode_image, format=request.output_format, quality=request.output_quality, parameters=""
         )
+        return await asyncio.gather(*(asyncio.to_thread(encode, hint) for hint in hints))
+
+    async def _encode(
+        self, request: Request, drawing: Drawing, images: list[np.ndarray], flagged: Collection[int]
+    ) -> list[bytes]:
+        """The images as files, each with its own generation data; those that are flagged as the guard has them."""
+        size = drawing.width, drawing.height
+
+        def encode(number: int) -> bytes:
+            pixels = images[number]
+            if number in flagged and self._guard is not None:
+                pixels = self._guard.treat(pixels)
+            return encode_image(
+                pixels,
+                format=request.output_format,
+                quality=request.output_quality,
+                parameters=parameters_text(
+                    request, seed=drawing.seeds[number], size=size, model=request.model or ""
+                ),
+            )
+
+        return await asyncio.gather(*(asyncio.to_thread(encode, number) for number in range(len(images))))
+
+
+def _control_nets(settings: Settings, model: Model) -> ControlNets:
+    budget_mb = settings.controlnet_memory_mb
+    return ControlNets(
+        model,
+        budget_bytes=int(_CONTROLS_SHARE * free_bytes(model.device))
+        if budget_mb is None
+        else budget_mb * 2**20,
+        channels_last=settings.channels_last,
+    )

@@ -13,6 +13,7 @@ from bench.steps import busy
 Figures = Callable[[str], dict[str, Any]]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is nothing to measure on a GPU")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="neighbours are bound to cores")
 def test_forwards_are_timed_alone_and_beside_neighbours_against_the_first_way(

@@ -12,6 +12,7 @@ from bench.steps.flops import flops_per_row
 Figures = Callable[[str], dict[str, Any]]
 
 
+@pytest.mark.slow
 def test_rates_and_shares_of_the_peak_agree_with_one_another(model: Path, figures: Figures) -> None:
     limit.run(model, rounds=1, sizes=[(128, 64)], rows=[4])
     written = figures("limit")

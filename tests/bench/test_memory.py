@@ -31,6 +31,7 @@ def test_a_job_takes_more_than_the_loaded_model(
     assert written["mixed"]["jobs"] == 20
     loaded, *used = written["mixed"]["used_bytes"]
     assert len(used) == 10
+    assert weights_bytes < written["mixed"]["left_bytes"] < max(used) + 2**20
     assert all(weights_bytes < loaded < bytes_ < loaded + 2**30 for bytes_ in used)
 
 

@@ -53,6 +53,7 @@ async def test_both_draw_the_same_picture(platforms: Mapping[str, Platform]) -> 
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
 
 
+@pytest.mark.slow
 async def test_served_reports_rates_and_latencies_of_both(
     platforms: Mapping[str, Platform],
     model: Path,
@@ -92,6 +93,7 @@ async def test_served_reports_rates_and_latencies_of_both(
     assert "offline, 2, 3 steps: " in printed
 
 
+@pytest.mark.slow
 async def test_fair_reports_what_the_short_job_waits_and_the_long_ones_give_up(
     platforms: Mapping[str, Platform], capsys: pytest.CaptureFixture[str]
 ) -> None:

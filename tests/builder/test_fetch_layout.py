@@ -88,14 +88,13 @@ class TestRefused:
     @pytest.mark.parametrize(
         "name",
         [
-            "StableDiffusionXLPipeline",
             "StableDiffusion3Pipeline",
             "FluxPipeline",
             "StableDiffusionInstructPix2PixPipeline",
         ],
     )
     def test_other_pipelines_with_what_is_supported(self, name: str) -> None:
-        with pytest.raises(FetchError, match=rf"{name}.*supported: Stable Diffusion 1.x and 2.x"):
+        with pytest.raises(FetchError, match=rf"{name}.*supported: Stable Diffusion 1.x, 2.x and XL"):
             plan_files({**INDEX, "_class_name": name}, SMALL + WEIGHTS)
 
     def test_other_networks(self) -> None:

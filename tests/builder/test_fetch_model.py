@@ -234,11 +234,11 @@ class TestHubModel:
         ):
             fetch(ID, tmp_path / "out", hub=hub)
 
-    def test_an_sdxl_repository_costs_no_download(
+    def test_a_repository_of_another_kind_costs_no_download(
         self, server: FakeHub, hub: Hub, folder: Path, tmp_path: Path
     ) -> None:
-        edit(folder / "model_index.json", lambda i: i.update(_class_name="StableDiffusionXLPipeline"))
-        with pytest.raises(FetchError, match="StableDiffusionXLPipeline, which the worker cannot run"):
+        edit(folder / "model_index.json", lambda i: i.update(_class_name="StableDiffusion3Pipeline"))
+        with pytest.raises(FetchError, match="StableDiffusion3Pipeline, which the worker cannot run"):
             fetch(ID, tmp_path / "out", hub=hub)
         assert len(server.asked_for("/resolve/")) == 1
 

@@ -32,7 +32,7 @@ def test_no_document_is_out_of_date(document: Path) -> None:
 
 def test_every_field_has_its_row_with_its_aliases() -> None:
     table = TABLES["parameters"]()
-    assert first_cells(table) == list(Request.model_fields)
+    assert [cell for cell in first_cells(table) if "." not in cell] == list(Request.model_fields)
     for field in Request.model_fields:
         (row,) = (line for line in table.splitlines() if line.startswith(f"| `{field}` |"))
         assert all(f"`{alias}`" in row for alias in aliases_of(field))

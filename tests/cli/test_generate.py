@@ -51,6 +51,14 @@ class TestDrawing:
                 assert image.size == (64, 64)
                 assert f"Seed: {7 + i}" in str(image.info["parameters"])
 
+    def test_it_is_shown_on_its_way_in_a_file_where_the_terminal_shows_no_pictures(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["generate", "x", *SMALL, "--set", "seed=1", "--previews"]) == 0
+        with Image.open("out/preview.jpg") as image:
+            assert image.format == "JPEG"
+        assert "previews: out/preview.jpg" in capsys.readouterr().err
+
     @pytest.mark.parametrize(("format", "suffix"), [("jpeg", "jpg"), ("webp", "webp")])
     def test_a_file_is_named_by_its_format(self, format: str, suffix: str) -> None:
         assert (

@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sdworker.request import Contract
+from sdworker.assets import AddOns
+from sdworker.catalogue import contract_of
 from sdworker.settings import Settings
 
 _PROGRAM = """
@@ -26,4 +27,7 @@ def test_the_playgrounds_form_is_the_workers_contract_and_costs_a_starting_worke
     )
     schema, heavy = result.stdout.splitlines()
     assert heavy == "[]"
-    assert json.loads(schema) == Contract(Settings(model_dir=model), (128, 128)).schema()
+    assert json.loads(schema) == contract_of(Settings(model_dir=model)).schema(
+        AddOns.from_settings(Settings()).all_names()
+    )
+    assert "pencil" in json.loads(schema)["$defs"]["Lora"]["properties"]["name"]["examples"]

@@ -111,13 +111,12 @@ class TestWebUi:
     @pytest.mark.parametrize(
         ("key", "value"),
         [
-            ("enable_hr", True),
             ("restore_faces", True),
             ("tiling", True),
             ("styles", ["film"]),
             ("subseed_strength", 0.1),
-            ("alwayson_scripts", {"ControlNet": {"args": [{}]}}),
-            ("override_settings", {"sd_model_checkpoint": "b"}),
+            ("alwayson_scripts", {"ADetailer": {"args": [{}]}}),
+            ("override_settings", {"sd_hypernetwork": "b"}),
             ("script_name", "X/Y/Z plot"),
             ("refiner_checkpoint", "refiner"),
             ("send_images", False),
@@ -125,7 +124,6 @@ class TestWebUi:
             ("eta", 0.5),
             ("s_churn", 1),
             ("s_noise", 1.1),
-            ("enable_hr", 0),
             ("tiling", "false"),
             ("s_churn", False),
         ],
@@ -158,11 +156,9 @@ class TestWebUi:
 
     def test_settings_that_change_nothing_are_ignored_and_others_named(self, contract: Contract) -> None:
         contract.parse({"prompt": "x", "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_vae": None}})
-        message = refusal(
-            contract, override_settings={"sd_model_checkpoint": "b", "CLIP_stop_at_last_layers": 1}
-        )
+        message = refusal(contract, override_settings={"sd_hypernetwork": "b", "CLIP_stop_at_last_layers": 1})
         assert message == (
-            "override_settings: 'sd_model_checkpoint' asks for other settings of the web UI, which this worker "
+            "override_settings: 'sd_hypernetwork' asks for other settings of the web UI, which this worker "
             "does not do; leave it out"
         )
 

@@ -46,8 +46,16 @@ class TestDefaults:
             "schedule": "karras",
             "output_format": "png",
             "output_quality": 95,
-            "nsfw": None,
+            "embeddings": (),
+            "loras": (),
+            "controls": (),
+            "return_control": False,
+            "previews": False,
+            "nsfw": False,
+            "hires": None,
+            "upscale": None,
             "lora": None,
+            "model": None,
             "lora_scale": 1.0,
         }
 
@@ -111,8 +119,8 @@ class TestLimits:
             ("output_format", ["png", "jpeg", "webp", "PNG", "jpg"], ["gif", "", 1, True]),
             ("output_quality", [1, 100, 50.0], [0, 101, 9.5, "90", True]),
             ("nsfw", [True, False], [0, 1, "true", "yes", []]),
-            ("lora", [""], ["a/b", " ", 5, True]),
-            ("lora_scale", [0, 0.5, 1], [-0.1, 1.1, "1", True, math.nan]),
+            ("lora", [""], ["x" * 2049, 5, True]),
+            ("lora_scale", [0, 0.5, 1, -10], [-10.1, 10.1, "1", True, math.nan]),
         ],
     )
     def test_each_field_keeps_its_limits(
@@ -232,8 +240,9 @@ class TestNames:
 
     def test_an_error_says_the_name_that_was_written_and_the_field(self, contract: Contract) -> None:
         message = refusal(contract, {"prompt": "x", "steps": 0})
-        assert (
-            message == "steps (num_inference_steps): 0 is not allowed; allowed: a whole number from 1 to 500"
+        assert message == (
+            "steps (num_inference_steps): 0 is not allowed; allowed: a whole number from 1 to 500, or 0 with an "
+            "init_image and an upscale"
         )
         assert refusal(contract, {"prompt": "x", "mask_image": "data:,"}) == (
             "mask_image (mask): needs an init_image to repaint"
@@ -272,9 +281,6 @@ class TestTogether:
     def test_a_strength_without_a_picture_means_nothing(self, contract: Contract, strength: float) -> None:
         contract.parse({"prompt": "x", "prompt_strength": strength, "init_image": "", "mask": ""})
 
-    def test_lora_is_refused_until_it_is_there(self, contract: Contract) -> None:
-        assert "LoRA is not supported yet" in refusal(contract, {"prompt": "x", "lora": "a/b"})
-
     @pytest.mark.parametrize(
         ("given", "only"),
         [
@@ -302,7 +308,7 @@ class TestMessages:
                 "seed": "42",
                 "colour": "red",
                 "mask": "data:,",
-                "lora": "a",
+                "loras": [{"name": ""}],
             },
         )
         for part in (
@@ -312,7 +318,7 @@ class TestMessages:
             "seed: '42' is not allowed; allowed, without quotes: a whole number from 0 to 2^63-1",
             "'colour': there is no such field",
             "mask: needs an init_image",
-            "lora: 'a' cannot be loaded",
+            "loras[0].name: a text of 0 characters is not allowed",
         ):
             assert part in message
 
@@ -331,16 +337,16 @@ class TestMessages:
         )
 
     def test_ten_thousand_unknown_fields_make_a_short_error_quickly(self, contract: Contract) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         message = refusal(contract, {"prompt": "x", **{f"{'k' * 100}{i}": i for i in range(10_000)}})
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
         assert len(message) < 1000
         assert message.endswith("and 9995 more that are no fields")
 
     def test_a_huge_unknown_name_is_not_compared_letter_by_letter(self, contract: Contract) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         assert len(refusal(contract, {"prompt": "x", "prompt" * 500_000: 1})) < 200
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
     @pytest.mark.parametrize("field", ["prompt", "negative_prompt", "init_image", "mask"])
     def test_prompts_and_pictures_are_never_repeated(self, contract: Contract, field: str) -> None:
@@ -364,7 +370,11 @@ class TestOddJson:
     def test_nested_junk_is_refused_whatever_the_field(self, contract: Contract, name: str) -> None:
         junks: tuple[Any, ...] = ({}, [], {"a": [1, {"b": None}]}, [[]], self.deep())
         for junk in junks:
-            assert refusal(contract, {"prompt": "x", name: junk}).startswith(name)
+            if junk == [] and Request.model_fields[name].default == ():
+                continue  # it is a list
+            if junk == {} and name == "hires":
+                continue  # it is an object, all of whose fields have defaults
+            assert name in refusal(contract, {"prompt": "x", name: junk})
 
     def test_nested_junk_under_two_names_is_refused(self, contract: Contract) -> None:
         given = {"prompt": "x", "steps": self.deep(), "num_inference_steps": self.deep()}

@@ -27,7 +27,14 @@ BEYOND_THE_SCHEMA = (
     ", which this worker does not do",
     "is out of range; allowed: a whole number from 0 to 2^63-1 less num_outputs",
     "n_iter (num_outputs): ",
+    "hires",
+    "(MAX_UPSCALED_PIXELS)",
+    "or 0 with an init_image and an upscale",
+    "which draws nothing",
+    "asks for a second pass",
+    "one picture is enlarged to one",
     "surrogate pair",
+    "(controls[0].",
 )
 
 json_values = st.recursive(
@@ -110,6 +117,7 @@ def test_every_default_is_accepted() -> None:
 @example({"prompt": " "})
 @example({"prompt": "x", "steps": None})
 @example({"prompt": "x", "sampler": "Euler a"})
+@example({"prompt": "x", "controlnet_units": None})
 def test_it_accepts_what_the_contract_accepts_as_far_as_it_can_tell(given: dict[str, Any]) -> None:
     message = problem(given)
     if VALIDATOR.is_valid(given):

@@ -22,7 +22,7 @@ class Job:
     at: float
     evaluations: int
     rows: int = 2
-    shape: Shape = SHAPE
+    group: Shape = SHAPE
     text_length: int = 77
     evaluations_left: int = field(init=False)
     age: float = 0.0
@@ -30,6 +30,9 @@ class Job:
     finished: float = 0.0
     is_live: bool = True
     memory_bytes: int = 0
+    to_load: int = 0
+    adapter_bytes: int = 0
+    most_adapter_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.evaluations_left = self.evaluations
@@ -40,7 +43,7 @@ class Job:
 
     def slowdown(self, costs: Costs) -> float:
         """How many times as long as alone."""
-        return self.latency / (self.evaluations * costs.seconds(self.rows, self.shape))
+        return self.latency / (self.evaluations * costs.seconds(self.rows, self.group))
 
 
 Policy = Callable[[Sequence[Job], Costs], list[Job]]
@@ -51,7 +54,7 @@ def first_come_first_served(waiting: Sequence[Job], costs: Costs) -> list[Job]:
     chosen = [waiting[0]]
     rows = waiting[0].rows
     for job in waiting[1:]:
-        if job.shape == chosen[0].shape and rows + job.rows <= costs.limit(job.shape):
+        if job.group == chosen[0].group and rows + job.rows <= costs.limit(job.group):
             chosen.append(job)
             rows += job.rows
     return chosen
@@ -59,7 +62,7 @@ def first_come_first_served(waiting: Sequence[Job], costs: Costs) -> list[Job]:
 
 def simulate(jobs: Sequence[Job], costs: Costs, policy: Policy = choose) -> list[Job]:
     """The jobs, served; those given stay as they are. Arrivals are taken in at the next step."""
-    served = [Job(job.at, job.evaluations, job.rows, job.shape) for job in jobs]
+    served = [Job(job.at, job.evaluations, job.rows, job.group) for job in jobs]
     coming = sorted(served, key=lambda job: job.at, reverse=True)
     waiting: list[Job] = []
     now = 0.0
@@ -69,7 +72,7 @@ def simulate(jobs: Sequence[Job], costs: Costs, policy: Policy = choose) -> list
         while coming and coming[-1].at <= now:
             waiting.append(coming.pop())
         chosen = policy(waiting, costs)
-        seconds = costs.seconds(sum(job.rows for job in chosen), chosen[0].shape)
+        seconds = costs.seconds(sum(job.rows for job in chosen), chosen[0].group)
         now += seconds
         for job in waiting:
             job.age += seconds

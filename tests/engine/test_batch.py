@@ -53,12 +53,12 @@ class TestOneStep:
     ) -> None:
         chosen = choose(waiting, costs)
         assert chosen
-        assert sum(job.rows for job in chosen) <= costs.limit(chosen[0].shape) or len(chosen) == 1
+        assert sum(job.rows for job in chosen) <= costs.limit(chosen[0].group) or len(chosen) == 1
 
     @given(crowds, machines)
     def test_it_has_one_shape_and_nobody_twice(self, waiting: list[Job], costs: StepCosts) -> None:
         chosen = choose(waiting, costs)
-        assert len({job.shape for job in chosen}) == 1
+        assert len({job.group for job in chosen}) == 1
         assert len({id(job) for job in chosen}) == len(chosen)
         assert all(job in waiting for job in chosen)
 
@@ -73,10 +73,10 @@ class TestOneStep:
     def test_with_more_waiting_than_fits_nobody_who_would_fit_is_left_out(
         self, waiting: list[Job], costs: StepCosts
     ) -> None:
-        if sum(job.rows / costs.limit(job.shape) for job in waiting) > 1:
+        if sum(job.rows / costs.limit(job.group) for job in waiting) > 1:
             chosen = choose(waiting, costs)
-            room = costs.limit(chosen[0].shape) - sum(job.rows for job in chosen)
-            left_out = [job for job in waiting if job not in chosen and job.shape == chosen[0].shape]
+            room = costs.limit(chosen[0].group) - sum(job.rows for job in chosen)
+            left_out = [job for job in waiting if job not in chosen and job.group == chosen[0].group]
             assert all(job.rows > room for job in left_out)
 
     def test_equal_jobs_share_up_to_the_limit_in_order_of_arrival(self) -> None:
@@ -101,7 +101,7 @@ class TestOneStep:
         assert choose([long, *short], CPU)[0] is long
 
     def test_a_picture_of_another_size_waits_for_a_step_of_its_own(self) -> None:
-        small, large = Job(0.0, 10), Job(0.0, 10, shape=(32, 32))
+        small, large = Job(0.0, 10), Job(0.0, 10, group=(32, 32))
         assert choose([large, small], CPU) == [small]
 
     def test_a_much_longer_one_does_not_slow_a_short_one_on_hardware_that_two_rows_fill(self) -> None:

@@ -215,7 +215,7 @@ class TestIdleTime:
         monkeypatch.setattr(networks, "prepare_wanted", wanted.pop)
         engine = Engine(networks, max_rows=8)
         assert len(await engine.draw(PLAIN)) == 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while wanted:  # noqa: ASYNC110 - the engine tells nobody
                 await asyncio.sleep(0.01)
         assert len(await engine.draw(PLAIN)) == 1

@@ -36,6 +36,7 @@ class Network(torch.nn.Module):
         return mixed * inputs.timesteps[:, None, None, None].sin() + told[:, None, None, None]
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_compiled_forward_gives_what_the_plain_one_gives_and_is_kept_for_the_next_start(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

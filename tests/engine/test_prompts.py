@@ -173,6 +173,16 @@ async def test_a_long_prompt_is_what_diffusers_draws_of_its_embedding(
     assert float((recording.latents_of(image) - theirs).abs().max()) < 2e-3
 
 
+def chunks(count: int) -> str:
+    """A prompt of so many chunks."""
+    return " BREAK ".join(["a"] * count)
+
+
+async def test_any_two_numbers_of_chunks_go_together(engine: Engine) -> None:
+    image = await draw(engine, chunks(9), negative_prompt=chunks(10))
+    assert difference(image, await draw(engine, chunks(9), negative_prompt=chunks(10))) == 0
+
+
 @pytest.mark.parametrize(
     ("prompt", "reading", "message"),
     [
@@ -180,6 +190,11 @@ async def test_a_long_prompt_is_what_diffusers_draws_of_its_embedding(
         ("a " * 800, Reading(), "prompt: is 800 tokens long; allowed: at most 750"),
         ("a", Reading(clip_skip=2), "clip_skip: 2 is not allowed; allowed with this model: .* from 0 to 1"),
         ("a" + " AND a" * 30, Reading(), "prompt: AND joins 31 prompts"),
+        (
+            " AND ".join(chunks(count) for count in (5, 7, 8, 9)),
+            Reading(),
+            "have 1, 5, 7, 8 and 9 chunks, which only 2520 .*; allowed: 10 times the longest; .*BREAK",
+        ),
     ],
 )
 async def test_what_cannot_be_drawn_is_told_and_the_next_is_drawn(

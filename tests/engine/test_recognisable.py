@@ -58,6 +58,7 @@ async def draw(engine: Engine, *prompts: str) -> list[np.ndarray]:
     return [images[0] for images in drawn]
 
 
+@pytest.mark.slow
 async def test_a_name_draws_what_it_names(engine: Engine, references: np.ndarray) -> None:
     images = await draw(engine, *NAMES)
     assert [most_like(image, references) for image in images] == NAMES

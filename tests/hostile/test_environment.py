@@ -315,6 +315,7 @@ HARMLESS: dict[str, dict[str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_what_does_not_concern_it_does_not_stop_it(kind: str) -> None:
     done = run(HARMLESS[kind])
@@ -323,6 +324,7 @@ def test_what_does_not_concern_it_does_not_stop_it(kind: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_home_and_with_next_to_no_environment_it_draws() -> None:
     done = run({}, drop=os.environ)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -584,6 +584,7 @@ class TestOddFolders:
         start(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "named"),
     [

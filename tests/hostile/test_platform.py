@@ -300,6 +300,7 @@ async def test_a_result_that_hangs_at_the_platform_holds_up_no_other(served: Ser
     await seen(served, '"requestId": "hanging", "message": "Stopped."')
 
 
+@pytest.mark.slow
 async def test_progress_that_takes_five_seconds_to_be_recorded_comes_before_the_result(
     served: Served,
 ) -> None:

@@ -1,6 +1,7 @@
 """The worker's process: killed, ended, without a log or a disk, with variables of nonsense, with a dead engine."""
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import io
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bench.standin import Platform, platform
 from sdworker.process import environment, log_stream, redaction
 from sdworker.serverless import wire
 from sdworker.serverless.outbox import encode
-from tests.serverless.conftest import ROOT, running_worker
+from tests.serverless.conftest import ROOT, running_worker, signal_group
 
 from .faults import Faults
 
@@ -47,12 +49,13 @@ async def test_a_worker_that_is_killed_pings_no_more_and_leaves_nothing_behind()
         worker.process.kill()
         assert await worker.exit_code() == -signal.SIGKILL
         with pytest.raises(ProcessLookupError):
-            os.killpg(worker.process.pid, 0)
+            signal_group(worker.process.pid, 0)
         pings = len(worker.platform.pings)
         await asyncio.sleep(1.0)
         assert len(worker.platform.pings) <= pings + 1  # one may have been on its way
 
 
+@pytest.mark.slow
 async def test_nothing_can_be_killed_that_would_end_the_pings_alone() -> None:
     """They are the worker's own, not one of its children's."""
     async with running_worker(**FAST_PINGS) as worker:
@@ -68,17 +71,41 @@ def children_of(pid: int) -> list[str]:
     return "".join((thread / "children").read_text("ascii") for thread in threads).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_to_the_whole_group_lets_jobs_drain_and_pings_go_on(number: int) -> None:
     async with running_worker(**FAST_PINGS) as worker:
         standin = worker.platform
         await drawing(standin, "drains")
-        os.killpg(worker.process.pid, number)
+        signal_group(worker.process.pid, number)
         pings = len(standin.pings)
         await standin.until(lambda: "drains" in standin.pings[pings + 2 :] or "drains" in standin.results)
         assert "output" in await standin.result("drains")
         assert await worker.exit_code() == 0
         assert "drains" in standin.pings[pings:]
+
+
+@pytest.mark.parametrize(
+    ("number", "decoders"), [(signal.SIGTERM, "started just then"), (signal.SIGINT, "at work before")]
+)
+async def test_pictures_are_decoded_after_a_signal_to_the_whole_group(number: int, decoders: str) -> None:
+    """As a shell sends it; to them too, then, were they of the group."""
+    file = io.BytesIO()
+    Image.new("RGB", (1500, 1500), "red").save(file, "PNG")
+    with_picture = {**JOB, "init_image": base64.b64encode(file.getvalue()).decode("ascii")}
+    async with running_worker(CONCURRENCY="4", **FAST_PINGS) as worker:
+        standin = worker.platform
+        if decoders == "at work before":
+            standin.submit("before", **with_picture)
+            assert "output" in await standin.result("before")
+        await drawing(standin, "drains")
+        for i in range(2):
+            standin.submit(f"picture-{i}", **with_picture)
+        await standin.until(lambda: "picture-1" in standin.taken)
+        signal_group(worker.process.pid, number)
+        for name in ("drains", "picture-0", "picture-1"):
+            assert "output" in await standin.result(name)
+        assert await worker.exit_code() == 0
 
 
 async def test_sigterm_waits_for_a_platform_that_is_away() -> None:
@@ -94,7 +121,7 @@ async def test_sigterm_waits_for_a_platform_that_is_away() -> None:
         assert "output" in worker.platform.results["late"]
 
 
-@pytest.mark.parametrize("answer", ["hang", 503])
+@pytest.mark.parametrize("answer", ["hang", pytest.param(503, marks=pytest.mark.slow)])
 async def test_sigterm_gives_up_a_result_after_the_grace_and_says_which(answer: int | str) -> None:
     faults = Faults()
     faults.of_results("lost", *[answer] * 1000)
@@ -108,6 +135,7 @@ async def test_sigterm_gives_up_a_result_after_the_grace_and_says_which(answer: 
         assert "job lost: its result of" in worker.text
 
 
+@pytest.mark.slow
 async def test_sigterm_twice_loses_nothing() -> None:
     async with running_worker(**FAST_PINGS) as worker:
         await drawing(worker.platform, "once")
@@ -130,7 +158,9 @@ async def test_sigterm_while_the_model_loads_ends_it() -> None:
 # An engine that dies.
 
 
-@pytest.mark.parametrize("how", ["SystemExit", "panic", "GeneratorExit"])
+@pytest.mark.parametrize(
+    "how", ["panic", *(pytest.param(how, marks=pytest.mark.slow) for how in ("SystemExit", "GeneratorExit"))]
+)
 async def test_an_engine_that_dies_fails_its_jobs_reports_it_and_ends_the_process(how: str) -> None:
     async with running_worker(
         script=("tests/hostile/dying_handler.py", how), CONCURRENCY="4", **FAST_PINGS
@@ -171,7 +201,7 @@ async def logging_to(
             yield standin, process
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                signal_group(process.pid, signal.SIGKILL)
             await process.wait()
 
 
@@ -199,6 +229,7 @@ async def test_a_log_reader_that_goes_away_stops_no_job() -> None:
         await draws_and_ends(standin, process)
 
 
+@pytest.mark.slow
 async def test_a_log_reader_that_stops_reading_stops_no_job() -> None:
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
@@ -208,6 +239,7 @@ async def test_a_log_reader_that_stops_reading_stops_no_job() -> None:
     os.close(reading)
 
 
+@pytest.mark.slow
 async def test_a_full_disk_for_logs_stops_no_job() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     async with logging_to(full) as (standin, process):
@@ -215,6 +247,7 @@ async def test_a_full_disk_for_logs_stops_no_job() -> None:
         await draws_and_ends(standin, process)
 
 
+@pytest.mark.slow
 async def test_a_process_without_standard_streams_stops_no_job() -> None:
     async with logging_to(None, preexec=_close_all) as (standin, process):
         await draws_and_ends(standin, process)
@@ -253,6 +286,7 @@ sys.addaudithook(refuse)
 """
 
 
+@pytest.mark.slow
 async def test_a_disk_that_is_read_only_throughout_stops_no_job(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(_READ_ONLY, "utf-8")
     async with running_worker(PYTHONPATH=str(tmp_path)) as worker:
@@ -307,6 +341,7 @@ def test_a_variable_of_the_sdks_that_is_unusable_is_told_in_one_sentence_and_rep
     assert said is None or (said in sentences[0] and len(sentences[0]) < 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
@@ -364,6 +399,7 @@ def test_an_address_of_the_platforms_is_judged_at_start(name: str, value: str, r
     assert "a%2Fb%3Fc" in addresses.done("a/b?c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value"),
     [

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from sdworker.engine.errors import EngineError
-from sdworker.request import InputError
+from sdworker.errors import UserError
 from sdworker.settings import Settings
 from sdworker.startup import build_worker
 from sdworker.worker import Worker
@@ -106,7 +105,7 @@ async def answer(worker: Worker, given: dict[str, Any]) -> str:
     """DRAWN, or the error."""
     try:
         (image,) = await worker.run({"id": "odd", "input": {"prompt": "a cat", **JOB, **given}})
-    except (InputError, EngineError) as error:
+    except UserError as error:
         return str(error)
     assert image["image"]
     return DRAWN

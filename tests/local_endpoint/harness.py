@@ -27,7 +27,7 @@ FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T | None], timeout_s: float = 20, pause_s: float = 0.05) -> T:
+def eventually(look: Callable[[], T | None], timeout_s: float = 60, pause_s: float = 0.05) -> T:
     """What `look` returns once it is true."""
     end_s = time.monotonic() + timeout_s
     while True:

@@ -23,6 +23,8 @@ async def handler(job: dict[str, Any]) -> Any:
     for step in range(1, steps + 1):
         await asyncio.sleep(request.get("step_s", 0.1))
         output = {"step": step, "steps": steps, "progress": step / steps}
+        if request.get("previews"):
+            output["preview"] = picture(step, "JPEG")
         async with aiohttp.ClientSession(
             headers={"Authorization": os.environ["RUNPOD_AI_API_KEY"]}
         ) as session:
@@ -45,13 +47,13 @@ async def handler(job: dict[str, Any]) -> Any:
     return [{"image": image, "seed": request.get("seed", 1)}]
 
 
-def picture(seed: int) -> str:
-    """A small picture that only its seed decides, as base64 PNG."""
+def picture(seed: int, format: str = "PNG") -> str:
+    """A small picture that only its seed decides, as base64."""
     image = Image.linear_gradient("L").resize((128, 128)).convert("RGB")
     image.putpixel((0, 0), (seed % 256, 0, 0))
     tinted = ImageChops.multiply(image, Image.new("RGB", image.size, (seed * 37 % 256, seed * 91 % 256, 200)))
     buffer = io.BytesIO()
-    tinted.save(buffer, "PNG")
+    tinted.save(buffer, format)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

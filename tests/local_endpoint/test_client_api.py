@@ -96,7 +96,7 @@ class TestWaiting:
     def test_runsync_answers_with_the_state_so_far_after_its_wait(self, shared: Endpoint) -> None:
         start_s = time.monotonic()
         answer = shared.http.post(f"{shared.url}/runsync?wait=1", json={"input": {}}).json()
-        assert 0.9 < time.monotonic() - start_s < 5
+        assert 0.9 < time.monotonic() - start_s < 60
         assert answer["status"] == "IN_QUEUE"
         shared.http.post(f"{shared.url}/cancel/{answer['id']}")
 
@@ -244,7 +244,7 @@ class TestRetention:
             return any(secret.encode() in path.read_bytes() for path in endpoint.folder.iterdir())
 
         assert on_disk()
-        eventually(lambda: not on_disk(), timeout_s=15)
+        eventually(lambda: not on_disk(), timeout_s=60)
 
 
 class TestErrors:

@@ -23,6 +23,7 @@ CHECKS = (
 )
 
 
+@pytest.mark.slow
 def test_what_it_promises_holds(served: Endpoint, tmp_path: Path) -> None:
     tool = Path(sys.executable).with_name("schemathesis")
     if not tool.exists() and not shutil.which("schemathesis"):

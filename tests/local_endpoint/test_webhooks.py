@@ -73,7 +73,7 @@ class TestSending:
         for job_id in (away, here):
             shared.take()
             shared.done(job_id)
-        eventually(lambda: receiver.heard, timeout_s=5)
+        eventually(lambda: receiver.heard)
 
 
 async def until(core: Core, done: Callable[[], bool]) -> None:

@@ -43,6 +43,17 @@ class WorkerProcess:
         return self.log.decode("utf-8", "replace")
 
 
+def signal_group(leader: int, number: int) -> None:
+    """A signal to the whole group of a process that a test started as its leader; never to the test's own.
+
+    Raises:
+        ProcessLookupError: nobody is left in it.
+    """
+    assert leader > 1
+    assert leader != os.getpgrp()
+    os.killpg(leader, number)
+
+
 @asynccontextmanager
 async def running_worker(
     *, script: tuple[str, ...] = ("handler.py",), middlewares: tuple[Any, ...] = (), **environment: str
@@ -68,7 +79,7 @@ async def running_worker(
         finally:
             # The whole group: the SDK's own ping process, where it serves, outlives a worker that is killed.
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                signal_group(process.pid, signal.SIGKILL)
             await process.wait()
             await reader
 

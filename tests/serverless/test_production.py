@@ -131,6 +131,18 @@ async def test_progress_is_posted_in_order_and_never_after_the_result(worker: Wo
     assert all(update["output"]["steps"] == 60 for update in updates)
 
 
+async def test_a_job_that_wants_to_be_seen_is_shown_until_its_result_comes(worker: WorkerProcess) -> None:
+    worker.platform.submit("seen", prompt="x", previews=True, **{**SMALL, "num_inference_steps": 120})
+    await worker.platform.result("seen")
+    *updates, result = [body for job_id, body in worker.platform.posts if job_id == "seen"]
+    assert "status" not in result
+    previews = [update["output"]["preview"] for update in updates if "preview" in update["output"]]
+    assert previews
+    assert all(preview.startswith("/9j/") and len(preview) <= 24_000 for preview in previews)
+    steps = [update["output"]["step"] for update in updates]
+    assert steps == sorted(steps)
+
+
 @pytest.mark.parametrize(
     ("input_", "expected"),
     [

@@ -27,6 +27,7 @@ def changed_sdk(folder: Path, module: str, old: str, new: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [

@@ -35,6 +35,7 @@ async def test_sigterm_while_idle_ends_the_process_at_once_and_takes_nothing_mor
         assert worker.platform.taken == []
 
 
+@pytest.mark.slow
 async def test_sigterm_does_not_wait_for_a_forward_that_takes_for_ever_nor_abort_under_it() -> None:
     async with running_worker(script=("tests/serverless/busy_handler.py", "endless")) as worker:
         await worker.platform.until(lambda: b"measuring" in worker.log)

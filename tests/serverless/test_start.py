@@ -52,6 +52,7 @@ def test_a_good_test_input_exits_with_0_and_a_bad_one_with_1() -> None:
     assert "Traceback" not in bad.stdout + bad.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
@@ -80,6 +81,7 @@ class TestWithoutAUsableGpu:
         tool.chmod(0o755)
         return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
+    @pytest.mark.slow
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     @pytest.mark.parametrize("device", ["cuda", "auto", None])
     def test_the_start_stops_with_the_driver_found_and_the_driver_needed(

@@ -15,6 +15,7 @@ from sdworker.settings import (
     BucketFallback,
     Device,
     Precision,
+    Safety,
     Settings,
     SettingsError,
     load_settings,
@@ -49,6 +50,10 @@ def refusal(environment: pytest.MonkeyPatch, **variables: str) -> str:
 # Variable → what is written, what is read.
 ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "MODEL_DIR": [("/models/a", Path("/models/a"))],
+    "MODEL_ID": [("owner/name", "owner/name")],
+    "MODELS": [("a=b, c", ("a=b", "c")), ("owner/name", ("owner/name",))],
+    "MODELS_DIR": [("/m", Path("/m"))],
+    "MODEL_MEMORY_GB": [("7.5", 7.5)],
     "DEVICE": [("cpu", Device.CPU), ("CUDA", Device.CUDA), ("auto", Device.AUTO)],
     "PRECISION": [("FP16", Precision.FP16), ("bf16", Precision.BF16), ("fp32", Precision.FP32)],
     "ATTENTION": [("sdpa", Attention.SDPA), ("xFormers", Attention.XFORMERS)],
@@ -58,6 +63,7 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "COMPILE_CACHE_DIR": [("/runpod-volume/made", Path("/runpod-volume/made"))],
     "FP16_ACCUMULATION": [("yes", True), ("0", False)],
     "MAX_PIXELS": [("4096", 4096), ("589824", 589824)],
+    "MAX_UPSCALED_PIXELS": [("4096", 4096)],
     "MAX_OUTPUTS": [("1", 1), ("64", 64)],
     "DEFAULT_WIDTH": [("64", 64), ("2048", 2048)],
     "DEFAULT_HEIGHT": [("64", 64), ("2048", 2048)],
@@ -74,6 +80,9 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "MAX_ROWS": [("2", 2), ("64", 64)],
     "DRAWING_MEMORY_MB": [("16", 16), ("4096", 4096)],
     "CONCURRENCY": [("2", 2), ("100", 100)],
+    "SAFETY": [("flag", Safety.FLAG), ("Black", Safety.BLACK), ("off", Safety.OFF)],
+    "SAFETY_CHECKER": [("/checker", Path("/checker"))],
+    "NSFW_OVERRIDE": [("1", True), ("false", False)],
     "MAX_IMAGE_MB": [("0.5", 0.5), ("20", 20.0)],
     "MAX_IMAGE_MEGAPIXELS": [("178", 178.0)],
     "IMAGE_TIMEOUT_S": [("0.5", 0.5)],
@@ -83,6 +92,8 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "CONTROLNET_DIR": [("/nets", Path("/nets"))],
     "UPSCALER_DIR": [("/upscalers", Path("/upscalers"))],
     "MAX_LORAS": [("0", 0), ("64", 64)],
+    "CONTROLNET_MEMORY_MB": [("1", 1), ("4096", 4096)],
+    "MAX_CONTROLS": [("0", 0), ("16", 16)],
     "ADDON_HOSTS": [
         ("huggingface.co", ("huggingface.co",)),
         (" HuggingFace.co. , civitai.com,", ("huggingface.co", "civitai.com")),
@@ -108,6 +119,7 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "BUCKET_TIMEOUT_S": [("60", 60), ("0.5", 0.5)],
     "BUCKET_FALLBACK": [("base64", BucketFallback.BASE64), ("error", BucketFallback.ERROR)],
     "PROGRESS_INTERVAL_MS": [("0", 0), ("250", 250)],
+    "PREVIEWS": [("1", True), ("false", False)],
     "KEEP_RESULTS_S": [("60", 60)],
     "KEEP_RESULTS_MB": [("512", 512)],
     "SHUTDOWN_GRACE_S": [("30", 30)],
@@ -120,6 +132,7 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
         ("yes", True),
     ],
     "WARM_UP": [("0", False), ("1", True), ("false", False), ("no", False), ("OFF", False), ("yes", True)],
+    "FEWER_THREADS": [("0", False), ("1", True)],
     "KEEP_MEMORY": [("0", False), ("1", True)],
 }
 REFUSED: dict[str, list[str]] = {
@@ -131,6 +144,7 @@ REFUSED: dict[str, list[str]] = {
     "COMPILE": ["max-autotune"],
     "FP16_ACCUMULATION": ["fp16"],
     "MAX_PIXELS": ["4095", "-1", "1e6", "many", "9" * 5000],
+    "MAX_UPSCALED_PIXELS": ["0", "100"],
     "MAX_OUTPUTS": ["0", "65", "1.5"],
     "DEFAULT_WIDTH": ["63", "100", "2056"],
     "DEFAULT_HEIGHT": ["63", "100", "2056"],
@@ -146,11 +160,15 @@ REFUSED: dict[str, list[str]] = {
     "V1_DEFAULTS": ["v1", "2"],
     "MAX_ROWS": ["1"],
     "CONCURRENCY": ["0", "1"],
+    "SAFETY": ["on", "1"],
+    "NSFW_OVERRIDE": ["maybe"],
     "MAX_IMAGE_MB": ["0", "-1", "inf", "nan"],
     "MAX_IMAGE_MEGAPIXELS": ["0", "179", "nan"],
     "IMAGE_TIMEOUT_S": ["0", "inf"],
     "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS": ["maybe", "2"],
     "MAX_LORAS": ["-1", "65", "some"],
+    "CONTROLNET_MEMORY_MB": ["0", "0.5", "much"],
+    "MAX_CONTROLS": ["-1", "17", "some"],
     "ADDON_HOSTS": ["https://huggingface.co", "huggingface.co/owner", "a b", "*"],
     "ADDON_CACHE_GB": ["0", "nan"],
     "ADDON_MAX_MB": ["0", "inf"],
@@ -163,8 +181,10 @@ REFUSED: dict[str, list[str]] = {
     "BUCKET_FALLBACK": ["nothing"],
     "BUCKET_PUBLIC_URL": ["cdn.example.com", "ftp://a.example"],
     "PROGRESS_INTERVAL_MS": ["-1", "0.5"],
+    "PREVIEWS": ["2", "often"],
     "QUICK_START": ["maybe", "-1"],
     "WARM_UP": ["maybe", "-1"],
+    "FEWER_THREADS": ["two"],
     "KEEP_MEMORY": ["some"],
 }
 
@@ -174,6 +194,7 @@ def test_v1_defaults_are_those_of_worker_stable_diffusion_v1(environment: pytest
     assert (settings.default_width, settings.default_height) == (512, 512)
     assert (settings.default_steps, settings.default_guidance) == (50, 7.5)
     assert (settings.default_scheduler, settings.default_resize) == ("LMS", "keep")
+    assert settings.default_prompt_syntax == "plain"  # it read no weights
 
 
 def test_a_default_that_is_set_counts_more_than_v1s(environment: pytest.MonkeyPatch) -> None:

@@ -1,154 +1,97 @@
-// The form, built from the JSON Schema of a job's input. Fields left empty are not sent.
+// The form, built from the JSON Schema of a job's input: a few fields that everybody uses, the others in groups.
 
-import { parse, stringify } from "./json.js";
+import { h } from "./dom.js";
+import { field } from "./fields.js";
+import { canonical, fieldsOf, labelOf } from "./schema.js";
+import { seedTools } from "./seed.js";
+import { sizeTools } from "./size.js";
 
-const FIRST = ["prompt", "negative_prompt"];
-const PICTURES = new Set(["init_image", "mask"]);
-
-/** Whether a property belongs into a form: not another name of one that is there, nor one of yesterday's. */
-function offered(property) {
-  return !property.deprecated && !property.$ref?.startsWith("#/properties/");
-}
-
-/** A property with its references and its "or null" taken away. */
-function resolve(property, schema) {
-  if (property.$ref) {
-    const target = property.$ref.replace("#/", "").split("/");
-    const { $ref, ...own } = property;
-    property = { ...target.reduce((at, name) => at?.[name], schema), ...own };
-  }
-  const choices = (property.anyOf ?? property.oneOf ?? []).filter((choice) => choice.type !== "null");
-  if (choices.length > 0) property = { ...resolve(choices[0], schema), ...property };
-  if (Array.isArray(property.type)) property = { ...property, type: property.type.find((type) => type !== "null") };
-  if (property.enum) property = { ...property, enum: property.enum.filter((value) => value !== null) };
-  return property;
-}
-
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value !== undefined && value !== null && value !== false) made.setAttribute(key, value === true ? "" : value);
-  }
-  made.append(...children);
-  return made;
-}
-
-function shown(value) {
-  return value === undefined || value === null || value === "" ? undefined : String(value);
-}
-
-/** The control of one field, and how its value is read and written. */
-function control(name, property, id) {
-  const placeholder = shown(property.default);
-  const described = { id, name, "aria-describedby": property.description ? `${id}-hint` : undefined };
-  if (property.enum || property.type === "boolean") {
-    const values = property.enum ?? [true, false];
-    const input = element("select", described);
-    input.append(element("option", { value: "" }, placeholder ? `default (${placeholder})` : "default"));
-    for (const value of values) input.append(element("option", { value: JSON.stringify(value) }, String(value)));
-    return {
-      nodes: [input],
-      read: () => (input.value === "" ? undefined : JSON.parse(input.value)),
-      write: (value) => (input.value = value === undefined ? "" : JSON.stringify(value)),
-    };
-  }
-  if (property.type === "integer" || property.type === "number") {
-    const whole = property.type === "integer";
-    const input = element("input", {
-      ...described,
-      type: "number",
-      inputmode: whole ? "numeric" : "decimal",
-      min: property.minimum,
-      max: property.maximum,
-      // Multiples are the endpoint's to judge: browsers count them from the minimum.
-      step: whole ? 1 : "any",
-      placeholder,
-    });
-    return {
-      nodes: [input],
-      // A seed may be larger than a double holds exactly; it goes as the digits that were typed.
-      read: () => (input.value === "" ? undefined : exact(input.value)),
-      write: (value) => (input.value = value ?? ""),
-    };
-  }
-  if (FIRST.includes(name)) {
-    const limits = { minlength: property.minLength, maxlength: property.maxLength };
-    const input = element("textarea", { ...described, ...limits, rows: name === "prompt" ? 4 : 2, placeholder });
-    return { nodes: [input], read: () => input.value || undefined, write: (value) => (input.value = value ?? "") };
-  }
-  if (property.type === "object" || property.type === "array") {
-    const example = property.type === "array" ? "[{…}, …]" : "{…}";
-    const input = element("textarea", { ...described, rows: 2, placeholder: `JSON: ${example}`, spellcheck: "false" });
-    return {
-      nodes: [input],
-      read: () => (input.value.trim() === "" ? undefined : jsonOrText(input.value)),
-      write: (value) => (input.value = value === undefined ? "" : stringify(value)),
-    };
-  }
-  const list = property.examples?.length ? `${id}-list` : undefined;
-  const input = element("input", { ...described, type: "text", placeholder, list, spellcheck: "false" });
-  const nodes = [input];
-  if (list) {
-    const options = property.examples.map((value) => element("option", { value: String(value) }));
-    nodes.push(element("datalist", { id: list }, ...options));
-  }
-  if (PICTURES.has(name)) nodes.push(picker(name, input));
-  return { nodes, read: () => input.value || undefined, write: (value) => (input.value = value ?? "") };
-}
-
-/** What is no JSON goes as it is: the worker says better than a form what is wrong with it. */
-function jsonOrText(text) {
-  try {
-    return parse(text);
-  } catch {
-    return text;
-  }
-}
-
-function exact(text) {
-  const number = Number(text);
-  return Number.isInteger(number) && !Number.isSafeInteger(number) ? BigInt(text) : number;
-}
-
-/** A file chooser that puts the file into the text field as a data URI. */
-function picker(name, input) {
-  const file = element("input", { type: "file", accept: "image/*", "aria-label": `${label(name)} from a file` });
-  file.addEventListener("change", () => {
-    if (!file.files[0]) return;
-    const reader = new FileReader();
-    reader.addEventListener("load", () => (input.value = reader.result));
-    reader.readAsDataURL(file.files[0]);
-  });
-  return file;
-}
-
-function label(name) {
-  const words = name.replaceAll("_", " ");
-  return words[0].toUpperCase() + words.slice(1);
-}
+const FIRST = ["model", "prompt", "negative_prompt"];
+// What belongs together; a field that is named nowhere is in the last group.
+const GROUPS = [
+  ["Size and number", ["width", "height", "num_outputs", "seed"]],
+  ["Sampling", ["num_inference_steps", "guidance_scale", "scheduler", "schedule"]],
+  ["From a picture", ["init_image", "mask", "prompt_strength", "resize"]],
+  ["Add-ons", ["loras", "controls"]],
+  ["Larger and finer", ["hires", "upscale"]],
+  ["How the prompt is read", ["prompt_syntax", "emphasis", "clip_skip"]],
+  ["Files and everything else", ["output_format", "output_quality"]],
+];
+const OPEN = ["Size and number"];
 
 /** Build all fields into the page; returns how to read and write the whole input. */
 export function buildForm(schema, mainPlace, morePlace) {
   const usable = schema?.properties ? schema : { properties: { prompt: { type: "string" } }, required: ["prompt"] };
-  const controls = new Map();
-  for (const [name, raw] of Object.entries(usable.properties).filter(([, property]) => offered(property))) {
-    const property = resolve(raw, usable);
-    const id = `field-${name}`;
-    const made = control(name, property, id);
-    controls.set(name, made);
-    if (usable.required?.includes(name)) made.nodes[0].required = true;
-    const field = element("div", { class: "field" }, element("label", { for: id }, label(name)), ...made.nodes);
-    if (property.description) field.append(element("p", { class: "hint", id: `${id}-hint` }, property.description));
-    (FIRST.includes(name) ? mainPlace : morePlace).append(field);
+  const fields = new Map();
+  for (const [name, property] of fieldsOf(usable, usable)) {
+    const made = field(name, property, usable, `field-${name}`);
+    fields.set(name, { ...made, property });
+    if (usable.required?.includes(name)) made.place.querySelector("input, select, textarea").required = true;
   }
-  return {
-    has: (name) => controls.has(name),
+  mainPlace.append(...FIRST.filter((name) => fields.has(name)).map((name) => fields.get(name).place));
+  const rest = new Set([...fields.keys()].filter((name) => !FIRST.includes(name)));
+  const groups = GROUPS.map(([title, names], number) => {
+    const mine = number === GROUPS.length - 1 ? [...rest] : names.filter((name) => rest.delete(name));
+    return mine.length ? group(title, mine, fields) : null;
+  }).filter(Boolean);
+  morePlace.append(...groups.map((one) => one.place));
+
+  if (fields.has("width") && fields.has("height")) sizeTools(fields.get("width"), fields.get("height"));
+  if (fields.has("seed")) seedTools(fields.get("seed"));
+
+  const form = {
+    schema: usable,
+    has: (name) => fields.has(name),
+    field: (name) => fields.get(name),
+    names: () => [...fields.keys()],
+    label: (name) => labelOf(name, fields.get(name)?.property),
     read: () => {
-      const entries = [...controls].map(([name, made]) => [name, made.read()]);
+      const entries = [...fields].map(([name, made]) => [name, made.read()]);
       return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
     },
     write: (input) => {
-      for (const [name, made] of controls) made.write(input[name]);
+      const named = canonical(input, usable);
+      for (const [name, made] of fields) made.write(named[name]);
+      form.summarise();
     },
+    /** Change some fields, and leave the others as they are. */
+    set: (some) => form.write({ ...form.read(), ...some }),
+    /** Show a field, wherever it is folded away. */
+    reveal: (name) => {
+      const place = fields.get(name)?.place;
+      if (place?.closest("details")) place.closest("details").open = true;
+      place?.scrollIntoView({ block: "nearest" });
+    },
+    summarise: () => groups.forEach((one) => one.summarise()),
   };
+  form.summarise();
+  return form;
+}
+
+/** Some fields under a heading that says, while it is closed, what is set in it. */
+function group(title, names, fields) {
+  const digest = h("span", { class: "digest" });
+  const place = h(
+    "details",
+    { class: "group", open: OPEN.includes(title) && matchMedia("(min-width: 55rem)").matches },
+    h("summary", {}, h("span", {}, title), digest),
+    h("div", { class: "fields" }, ...names.map((name) => fields.get(name).place)),
+  );
+  // A field that the browser finds wrong must be seen to be corrected.
+  place.addEventListener("invalid", () => (place.open = true), { capture: true });
+  const summarise = () => {
+    const set = names.map((name) => [fields.get(name), fields.get(name).read()]).filter(([, value]) => value !== undefined);
+    digest.textContent = set.map(([made, value]) => inWords(made, value)).join(" · ");
+  };
+  place.addEventListener("input", summarise);
+  place.addEventListener("change", summarise);
+  return { place, summarise };
+}
+
+function inWords(made, value) {
+  const label = made.property.title ?? made.heading.textContent;
+  if (made.picture) return label;
+  if (Array.isArray(value)) return `${label}: ${value.length}`;
+  if (typeof value === "object") return label;
+  return `${label} ${value}`;
 }

@@ -15,21 +15,25 @@ _NAMED_IN_ERRORS = 8
 
 
 class Folders:
-    """Files of one suffix in several folders, by name: the path below its folder, without the suffix.
+    """Files of some suffixes in several folders, by name: the path below its folder, without the suffix.
 
     Looked at anew at every call, since a volume's files come and go while a worker lives. What is in an earlier
     folder hides what a later one has of the same name.
     """
 
     def __init__(
-        self, folders: Sequence[Path], suffix: str = ".safetensors", *, whole_with: str | None = None
+        self,
+        folders: Sequence[Path],
+        suffixes: tuple[str, ...] = (".safetensors",),
+        *,
+        whole_with: str | None = None,
     ) -> None:
         """
         Args:
             whole_with: a folder that holds a file of this name is one add-on as it is, by the folder's name.
         """
         self._folders = tuple(folders)
-        self._suffix = suffix
+        self._suffixes = suffixes
         self._whole_with = whole_with
 
     def names(self) -> list[str]:
@@ -37,12 +41,18 @@ class Folders:
         return sorted({name for name, _ in self._files()}, key=lambda name: (name.casefold(), name))
 
     def find(self, name: str) -> Path | None:
-        """The file or whole folder of that name, None if there is none. Case and the suffix do not matter."""
-        wanted = name.removesuffix(self._suffix)
+        """The file or whole folder of that name, None if there is none.
+
+        Case and the suffix do not matter, nor the folders below, where the last part alone says which it is.
+        """
+        wanted = self._bare(name)
         known = dict(reversed(list(self._files())))
         if wanted in known:
             return known[wanted]
-        same = [path for other, path in known.items() if other.casefold() == wanted.casefold()]
+        wanted = wanted.casefold()
+        same = [path for other, path in known.items() if other.casefold() == wanted]
+        if not same:
+            same = [path for other, path in known.items() if other.casefold().rpartition("/")[2] == wanted]
         return same[0] if len(same) == 1 else None
 
     def unknown(self, name: str, kind: str) -> AddOnError:
@@ -58,17 +68,22 @@ class Folders:
         listed = ", ".join(names[:_NAMED_IN_ERRORS]) + (", …" if len(names) > _NAMED_IN_ERRORS else "")
         return AddOnError(f"there is no {kind} named {shown}; there are {listed}")
 
+    def _bare(self, name: str) -> str:
+        """A name without its suffix."""
+        suffix = next((suffix for suffix in self._suffixes if name.endswith(suffix)), "")
+        return name.removesuffix(suffix)
+
     def _files(self) -> Iterator[tuple[str, Path]]:
         """Names and files, folder by folder. Only what lies below a folder can be found, whatever a name says."""
         count = 0
         for folder in self._folders:
             for path, is_whole in _walk(folder, _DEEPEST, self._whole_with):
-                if (is_whole or path.name.endswith(self._suffix)) and not path.name.startswith("."):
+                if (is_whole or path.name.endswith(self._suffixes)) and not path.name.startswith("."):
                     count += 1
                     if count > _MOST_NAMES:
                         return
                     name = path.relative_to(folder).as_posix()
-                    yield name if is_whole else name.removesuffix(self._suffix), path
+                    yield name if is_whole else self._bare(name), path
 
 
 def _walk(folder: Path, deepest: int, whole_with: str | None) -> Iterator[tuple[Path, bool]]:

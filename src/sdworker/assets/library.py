@@ -28,16 +28,25 @@ class Kind(Enum):
         word: for errors.
         folder: under `models/` in the image and under the network volume.
         setting: of the deployment's own folder.
+        suffixes: of its files.
         whole_with: a folder that holds this file is one add-on, as diffusers saves networks.
     """
 
-    LORA = ("LoRA", "loras", "lora_dir", None)
-    EMBEDDING = ("embedding", "embeddings", "embedding_dir", None)
+    LORA = ("LoRA", "loras", "lora_dir")
+    EMBEDDING = ("embedding", "embeddings", "embedding_dir")
     CONTROLNET = ("ControlNet", "controlnets", "controlnet_dir", "config.json")
-    UPSCALER = ("upscaler", "upscalers", "upscaler_dir", None)
+    UPSCALER = ("upscaler", "upscalers", "upscaler_dir", None, (".safetensors", ".pth"))
 
-    def __init__(self, word: str, folder: str, setting: str, whole_with: str | None) -> None:
-        self.word, self.folder, self.setting, self.whole_with = word, folder, setting, whole_with
+    def __init__(
+        self,
+        word: str,
+        folder: str,
+        setting: str,
+        whole_with: str | None = None,
+        suffixes: tuple[str, ...] = (".safetensors",),
+    ) -> None:
+        self.word, self.folder, self.setting = word, folder, setting
+        self.whole_with, self.suffixes = whole_with, suffixes
 
 
 class AddOns:
@@ -80,6 +89,10 @@ class AddOns:
         """Those in the folders, in order; looks at the disk."""
         return self._folders[kind].names()
 
+    def all_names(self) -> dict[str, list[str]]:
+        """The same of every kind, by its folder's name."""
+        return {kind.folder: self.names(kind) for kind in Kind}
+
     async def find(self, kind: Kind, name: str, *, sha256: str | None = None) -> Path:
         """The file, or for some kinds the folder, that a job's name means; fetched where it is a remote one.
 
@@ -93,7 +106,7 @@ def _folders_of(kind: Kind, settings: Settings, baked: Path, volume: Path) -> Fo
     """The deployment's own first: it was named last."""
     own: Path | None = getattr(settings, kind.setting)
     places = [*([] if own is None else [own]), volume / kind.folder, baked / kind.folder]
-    return Folders(places, whole_with=kind.whole_with)
+    return Folders(places, kind.suffixes, whole_with=kind.whole_with)
 
 
 def _cache_folder(settings: Settings, volume: Path) -> Path:

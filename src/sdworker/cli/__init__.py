@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from sdworker import __version__
-from sdworker.cli import completion, explain, generate, manage, serve, submit
+from sdworker.cli import completion, explain, generate, manage, models, serve, submit
 
 __all__ = ["build_parser", "main"]
 
-_COMMANDS = (generate, explain, serve, submit, manage, completion)
+_COMMANDS = (generate, explain, models, serve, submit, manage, completion)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line with all its subcommands."""
-    parser = _Parser(prog="sdworker", description="Stable Diffusion 1.x, here or on RunPod Serverless.")
+    parser = _Parser(prog="sdworker", description="Stable Diffusion, here or on RunPod Serverless.")
     parser.add_argument("--version", action="version", version=f"sdworker {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:

@@ -106,8 +106,8 @@ def run(client: Client, jobs: list[BatchJob], out: Path, log_file: Path, paralle
                         break
                 else:
                     done += 1
-                    for path, seed in files:
-                        bar.write(f"{path}  seed {seed}", file=sys.stdout)
+                    for path, what in files:
+                        bar.write(f"{path}  {what}", file=sys.stdout)
                 bar.update()
         except KeyboardInterrupt:
             interrupted = True

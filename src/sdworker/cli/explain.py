@@ -1,7 +1,6 @@
 """`sdworker explain`: how a prompt is read, without drawing it: tokens, chunks, weights, what is said when."""
 
 import argparse
-import json
 import sys
 from typing import Any
 
@@ -43,27 +42,12 @@ def _explain(given: dict[str, Any]) -> list[str]:
         InputError, PromptError, SettingsError: with a message for the user.
         OSError, ValueError, KeyError: the model's files cannot be read.
     """
+    from sdworker.cli.prompt_reader import PromptReader
     from sdworker.engine.text.explain import explain_prompt
-    from sdworker.engine.text.prompt import plan_negative_prompt, plan_prompt
-    from sdworker.engine.text.tokens import load_tokenizer
-    from sdworker.model_place import model_folder, own_size
-    from sdworker.reading import reading_of
-    from sdworker.request import Contract
-    from sdworker.samplers import PAIRS
-    from sdworker.settings import load_settings
 
-    settings = load_settings()
-    folder = model_folder(settings.model_dir)
-    request = Contract(settings, own_size(folder)).parse(given)
-    config = json.loads((folder / "text_encoder" / "config.json").read_text("utf-8"))
-    tokenizer = load_tokenizer(folder / "tokenizer", config.get("max_position_embeddings", 77))
-    reading = reading_of(request, most_tokens=settings.max_prompt_tokens)
-    evaluations = request.num_inference_steps * PAIRS[request.scheduler].order
-    parts = plan_prompt(request.prompt, tokenizer, evaluations=evaluations, reading=reading)
-    lines = list(explain_prompt(parts, tokenizer))
-    if request.negative_prompt:
-        negative = plan_negative_prompt(
-            request.negative_prompt, tokenizer, evaluations=evaluations, reading=reading
-        )
-        lines += ["negative prompt", *explain_prompt([negative], tokenizer)]
+    reader = PromptReader()
+    read = reader.read(given)
+    lines = list(explain_prompt(read.parts, reader.tokenizer))
+    if read.negative:
+        lines += ["negative prompt", *explain_prompt([read.negative], reader.tokenizer)]
     return lines

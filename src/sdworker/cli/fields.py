@@ -25,6 +25,14 @@ def add_field_options(parser: argparse.ArgumentParser) -> None:
     )
     for name, meaning in _PICTURES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help=f"{meaning}; a file or a URL")
+    parser.add_argument(
+        "--control",
+        action="append",
+        default=[],
+        metavar="MODEL=FILE",
+        help="a ControlNet and the picture that leads it, a file or a URL; may be given again. "
+        "--set controls='[…]' says more of each",
+    )
 
 
 def read_fields(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -42,10 +50,24 @@ def read_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in _PICTURES:
         given = getattr(arguments, name)
         if given is not None:
-            as_it_is = given.startswith(_SENT_AS_THEY_ARE)
-            option = f"--{name.replace('_', '-')}"
-            fields[name] = given if as_it_is else _picture(option, given)
+            fields[name] = _sent(f"--{name.replace('_', '-')}", given)
+    if arguments.control:
+        if "controls" in fields:
+            raise ValueError("--control and --set controls=… say the same: give one of them")
+        fields["controls"] = [_control(given) for given in arguments.control]
     return fields
+
+
+def _control(given: str) -> dict[str, str]:
+    model, equals, picture = given.partition("=")
+    if not (model and equals and picture):
+        raise ValueError(f"--control {given}: should be MODEL=FILE")
+    return {"model": model, "image": _sent("--control", picture)}
+
+
+def _sent(option: str, given: str) -> str:
+    """A file as a data URI; an address as it is."""
+    return given if given.startswith(_SENT_AS_THEY_ARE) else _picture(option, given)
 
 
 def _value(option: str, value: str) -> Any:

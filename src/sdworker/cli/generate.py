@@ -12,6 +12,7 @@ from typing import Any
 
 from sdworker.cli.fields import add_field_options, read_fields
 from sdworker.cli.images import suffix_of
+from sdworker.cli.previews import PreviewScreen, Watcher, add_previews_option
 from sdworker.cli.results import check_folder
 from sdworker.cli.submit import read_job
 from sdworker.waiting import wait_a_moment
@@ -40,6 +41,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)"
     )
+    add_previews_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -51,7 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 2
-    return asyncio.run(_generate(job, arguments.out))
+    if arguments.previews:
+        job["input"]["previews"] = True
+    return asyncio.run(_generate(job, arguments.out, PreviewScreen(arguments.out)))
 
 
 def _job(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -70,8 +74,8 @@ def _job(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"id": "local", **job}
 
 
-async def _generate(job: dict[str, Any], out: Path) -> int:
-    """Run the job and save its images; returns the exit code."""
+async def _generate(job: dict[str, Any], out: Path, screen: PreviewScreen) -> int:
+    """Run the job and save its images, showing it on its way where it asks for that; returns the exit code."""
     wait_a_moment()
     # Imported here: the heavy part, and `--help` need not wait for it.
     from tqdm import tqdm
@@ -81,7 +85,8 @@ async def _generate(job: dict[str, Any], out: Path) -> int:
     from sdworker.startup import build_worker
 
     try:
-        worker = build_worker(load_settings())
+        settings = load_settings()
+        worker = build_worker(settings)
         with contextlib.ExitStack() as stack:
             bars: list[Any] = []  # one, once there is something to show
 
@@ -90,14 +95,17 @@ async def _generate(job: dict[str, Any], out: Path) -> int:
                     bars.append(stack.enter_context(tqdm(desc="drawing", unit="step", total=steps)))
                 bars[0].update(step - bars[0].n)
 
-            output = await worker.run(job, on_step)
+            watcher = Watcher(screen, every_s=settings.progress_interval_ms / 1000)
+            stack.callback(watcher.end)
+            output = await worker.run(job, on_step, watcher)
     except (UserError, DeploymentError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1
     try:
         for item in output:
-            name = f"{_slug(str(job['input'].get('prompt')))}-{item['seed']}"
-            print(f"{_save(item['image'], out / name)}  seed {item['seed']}")
+            what = f"seed {item['seed']}" if "seed" in item else f"hint {item['control']}"
+            name = f"{_slug(str(job['input'].get('prompt')))}-{what.removeprefix('seed ').replace(' ', '-')}"
+            print(f"{_save(item['image'], out / name)}  {what}")
     except OSError as error:
         print(f"sdworker: {out} takes no images: {error.strerror}", file=sys.stderr)
         return 1

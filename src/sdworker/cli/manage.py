@@ -80,8 +80,8 @@ def _status(client: Client, job_id: str, arguments: argparse.Namespace) -> None:
     else:
         print(_told(job_id, status))
     if arguments.out is not None and status["status"] == "COMPLETED":
-        for path, seed in save_images(job_id, status.get("output"), arguments.out):
-            print(f"{path}  seed {seed}")
+        for path, what in save_images(job_id, status.get("output"), arguments.out):
+            print(f"{path}  {what}")
 
 
 def _told(job_id: str, status: dict[str, Any]) -> str:
@@ -121,14 +121,14 @@ def _purge(client: Client, arguments: argparse.Namespace) -> None:
 
 def _schema(arguments: argparse.Namespace) -> int:
     # Imported here: it reads the settings and the model's configuration.
+    from sdworker.assets import AddOns
+    from sdworker.catalogue import contract_of
     from sdworker.errors import DeploymentError
-    from sdworker.model_place import model_folder, own_size
-    from sdworker.request import Contract
     from sdworker.settings import load_settings
 
     try:
         settings = load_settings()
-        schema = Contract(settings, own_size(model_folder(settings.model_dir))).schema()
+        schema = contract_of(settings).schema(AddOns.from_settings(settings).all_names())
     except (DeploymentError, OSError) as error:
         print(f"sdworker: {error}", file=sys.stderr)
         return 1

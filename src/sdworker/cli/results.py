@@ -28,8 +28,8 @@ def check_folder(out: Path) -> None:
         raise UsageError(f"--out {out}: nothing can be written there: {error.strerror}") from error
 
 
-def save_images(job_id: str, output: Any, out: Path) -> Iterator[tuple[Path, Any]]:
-    """Write every image of the output into the folder; yields its path and its seed.
+def save_images(job_id: str, output: Any, out: Path) -> Iterator[tuple[Path, str]]:
+    """Write every image of the output into the folder; yields its path and what it is, its seed say.
 
     Raises `EndpointError` for what is no image or cannot be fetched, and `OSError`.
     """
@@ -42,7 +42,7 @@ def save_images(job_id: str, output: Any, out: Path) -> Iterator[tuple[Path, Any
         data = _fetch(item["image"])
         path = out / f"{re.sub(r'[^A-Za-z0-9_-]', '_', job_id)}_{number}{suffix_of(data)}"
         path.write_bytes(data)
-        yield path, item.get("seed")
+        yield path, f"hint {item['control']}" if "control" in item else f"seed {item.get('seed')}"
 
 
 def _fetch(image: str) -> bytes:

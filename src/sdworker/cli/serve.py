@@ -11,13 +11,14 @@ import signal
 import sqlite3
 import sys
 from asyncio.subprocess import Process
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from local_endpoint.config import Config
 from local_endpoint.core import Core
-from local_endpoint.options import OptionError, add_options, config_from, curl_line, host_url
+from local_endpoint.options import OptionError, add_options, config_from, curl_line, host_url, page_link
 from local_endpoint.server import Server, listen, run_loop
 from local_endpoint.store import FolderInUse
 from local_endpoint.worker_api import worker_environment
@@ -73,16 +74,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_input_schema() -> None:
     """Print the JSON Schema of a job's input. In a process of its own, but without torch: a worker is starting."""
-    from sdworker.model_place import model_folder, own_size
-    from sdworker.request import Contract
+    from sdworker.assets import AddOns
+    from sdworker.catalogue import contract_of
     from sdworker.settings import load_settings
 
     settings = load_settings()
-    print(json.dumps(Contract(settings, own_size(model_folder(settings.model_dir))).schema()))
+    print(json.dumps(contract_of(settings).schema(AddOns.from_settings(settings).all_names())))
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
     config = config_from(arguments)
+    if not config.explain_command and arguments.handler == _HANDLER:
+        config = replace(config, explain_command=(sys.executable, "-m", "sdworker.cli.explainer"))
     if arguments.workers < 0:
         raise OptionError(f"--workers must be 0 or more; it is {arguments.workers}")
     if not arguments.handler.is_file():
@@ -133,7 +136,8 @@ def _greeting(config: Config, base_url: str, gpu: str) -> str:
     return "\n".join(
         [
             f"\nready: {base_url}/v2/{config.endpoint_id}",
-            f"playground: {base_url}/   API document: {base_url}/docs   key: {config.keys[0]}",
+            f"playground: {page_link(base_url, config)}",
+            f"console: {base_url}/console   API document: {base_url}/docs   key: {config.keys[0]}",
             "\nA worker on another machine needs this environment, with a RUNPOD_POD_ID of its own:\n",
             *lines,
             f"\nTry it:\n\n{curl_line(base_url, config)}\n",

@@ -11,6 +11,7 @@ from typing import Any
 from sdworker.cli import batch
 from sdworker.cli.client import FINAL, Client, EndpointError, UsageError, add_endpoint_options, client_for
 from sdworker.cli.fields import add_field_options, read_fields
+from sdworker.cli.previews import PreviewScreen, add_previews_option
 from sdworker.cli.results import check_folder, save_images
 
 __all__ = ["add_parser", "run"]
@@ -52,6 +53,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for the images (default: %(default)s)"
     )
+    add_previews_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -76,9 +78,11 @@ def run(arguments: argparse.Namespace) -> int:
         job = _job(arguments, fields)
         check_folder(arguments.out)
         client = client_for(arguments)
-        status = _draw(client, job)
-        for path, seed in save_images(status["id"], status.get("output"), arguments.out):
-            print(f"{path}  seed {seed}")
+        if arguments.previews:
+            job["input"]["previews"] = True
+        status = _draw(client, job, PreviewScreen(arguments.out))
+        for path, what in save_images(status["id"], status.get("output"), arguments.out):
+            print(f"{path}  {what}")
     except ValueError as error:  # UsageError too
         print(f"sdworker: {error}", file=sys.stderr)
         return 2
@@ -115,13 +119,13 @@ def read_job(file: Path) -> dict[str, Any]:
     return job
 
 
-def _draw(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+def _draw(client: Client, job: dict[str, Any], screen: PreviewScreen) -> dict[str, Any]:
     """Have the job done; returns its last status. Cancels it on Ctrl-C."""
     client.check_reachable()
     job_id = client.run(job)
     try:
         print(f"job {job_id}", file=sys.stderr, flush=True)
-        status = _follow(lambda: client.status(job_id))
+        status = _follow(lambda: client.status(job_id), screen)
     except KeyboardInterrupt:
         client.cancel(job_id)
         raise
@@ -130,8 +134,8 @@ def _draw(client: Client, job: dict[str, Any]) -> dict[str, Any]:
     return status
 
 
-def _follow(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Ask for the status until it is final, with a bar of the steps and the time in the queue."""
+def _follow(ask: Callable[[], dict[str, Any]], screen: PreviewScreen) -> dict[str, Any]:
+    """Ask for the status until it is final, with a bar of the steps and the time in the queue, and previews."""
     from tqdm import tqdm
 
     with tqdm(desc="in the queue", unit="step", disable=None) as bar:
@@ -144,6 +148,8 @@ def _follow(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
                 bar.total = progress.get("steps")
                 bar.set_description(f"drawing, after {queued_s:.1f} s in the queue", refresh=False)
                 bar.update(progress["step"] - bar.n)
+                if isinstance(progress.get("preview"), str):
+                    screen.show(progress["preview"])
             time.sleep(_POLL_S)
         if bar.total:
             bar.update(bar.total - bar.n)

@@ -16,7 +16,7 @@ import time
 
 from sdworker.decoder.errors import PictureError
 from sdworker.decoder.messages import Connection
-from sdworker.decoder.pixels import decode_mask, decode_picture
+from sdworker.decoder.pixels import decode_hint, decode_mask, decode_picture
 from sdworker.decoder.resize import to_pixels
 
 try:
@@ -50,7 +50,7 @@ def _serve_one(connection: Connection) -> None:
     asked = connection.receive()
     data = bytes(connection.receive_bytes(asked["bytes"]))
     own_bytes = _address_space()
-    decode = {"RGB": decode_picture, "L": decode_mask}[asked["mode"]]
+    decode = {"RGB": decode_picture, "L": decode_mask, "HINT": decode_hint}[asked["mode"]]
 
     def on_header(pixels: int) -> None:
         if pixels > asked["pixels_here"]:

@@ -1,6 +1,6 @@
 """How the worker and its decoder talk: a line of JSON, and where it says `bytes`, that many of them after it.
 
-    worker → decoder   {"bytes": n, "mode": "RGB" or "L", "max_pixels": …, "pixels_here": …}   the file
+    worker → decoder   {"bytes": n, "mode": "RGB", "L" or "HINT", "max_pixels": …, "pixels_here": …}   the file
     decoder → worker   {"size": [w, h]}  or  {"error": "…"}  or  {"too_large_here": true}
     worker → decoder   {"size": [w, h], "resize": …, "like": [w, h] or null}  or  {}: no need
     decoder → worker   {"bytes": n}                                                           the pixels

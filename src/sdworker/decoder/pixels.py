@@ -14,7 +14,7 @@ from PIL import AvifImagePlugin, Image, ImageOps, TiffImagePlugin, UnidentifiedI
 from sdworker.decoder.errors import PictureError
 from sdworker.decoder.headers import check_file, check_opened
 
-__all__ = ["decode_mask", "decode_picture"]
+__all__ = ["decode_hint", "decode_mask", "decode_picture"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Importing a plugin registers it. Image.open would load all of them, EPS too, to find one of these.
@@ -56,6 +56,16 @@ def decode_picture(
         PictureError: no picture, a broken one, or more of anything than is taken.
     """
     return _flatten(_open(data, max_pixels, on_header), background="white")
+
+
+def decode_hint(
+    data: bytes, max_pixels: int, on_header: Callable[[int], None] = lambda _: None
+) -> Image.Image:
+    """The same with transparent parts black.
+
+    Arguments and errors as in `decode_picture`.
+    """
+    return _flatten(_open(data, max_pixels, on_header), background="black")
 
 
 def decode_mask(

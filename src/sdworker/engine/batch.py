@@ -17,10 +17,8 @@ Times are what the steps cost by `StepCosts`, so the same arrivals give the same
 """
 
 import math
-from collections.abc import Collection, Sequence
-from typing import Protocol, TypeVar
-
-from sdworker.engine.costs import Shape
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Candidate", "Costs", "Newcomer", "choose", "who_may_begin"]
 
@@ -34,10 +32,10 @@ _USUAL = 3.0
 
 
 class Costs(Protocol):
-    """What steps cost; `StepCosts`."""
+    """What steps of a group cost, and how many rows one may have."""
 
-    def seconds(self, rows: int, shape: Shape, /) -> float: ...
-    def limit(self, shape: Shape, /) -> int: ...
+    def seconds(self, rows: int, group: Any, /) -> float: ...
+    def limit(self, group: Any, /) -> int: ...
 
 
 class Candidate(Protocol):
@@ -45,28 +43,37 @@ class Candidate(Protocol):
 
     Attributes:
         rows: rows it brings to a UNet batch.
-        shape: generations of one shape can share a step.
+        group: generations of one group can share a step: of one model and shape.
         text_length: tokens of its texts at the coming step.
         evaluations: steps in all.
         evaluations_left: steps to go.
         age: seconds of steps since it was admitted.
         passed_over: seconds of those in which it had no part.
+        to_load: add-ons to be brought onto the device first.
+        adapter_bytes: memory that a step needs for its rows' LoRAs.
+        most_adapter_bytes: most that a step of its group may need; one alone is taken whatever it needs.
     """
 
     @property
     def rows(self) -> int: ...
     @property
-    def shape(self) -> Shape: ...
+    def group(self) -> Any: ...
     @property
     def text_length(self) -> int: ...
     @property
-    def evaluations(self) -> int: ...
+    def evaluations(self) -> float: ...
     @property
-    def evaluations_left(self) -> int: ...
+    def evaluations_left(self) -> float: ...
     @property
     def age(self) -> float: ...
     @property
     def passed_over(self) -> float: ...
+    @property
+    def to_load(self) -> int: ...
+    @property
+    def adapter_bytes(self) -> int: ...
+    @property
+    def most_adapter_bytes(self) -> int: ...
 
 
 class Newcomer(Candidate, Protocol):
@@ -88,7 +95,7 @@ N = TypeVar("N", bound=Newcomer)
 
 
 def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None) -> list[C]:
-    """The generations of the next step, all of one shape and with texts that can be tiled to one length; the first
+    """The generations of the next step, all of one group and with texts that can be tiled to one length; the first
     has the best claim.
 
     Args:
@@ -99,33 +106,39 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
     eligible = waiting if among is None else among
     if len(eligible) < 2:
         return list(eligible)
-    crowded = sum(one.rows / costs.limit(one.shape) for one in waiting) > 1
+    crowded = sum(one.rows / costs.limit(one.group) for one in waiting) > 1
     rank = _rank_in_a_crowd if crowded else _rank_with_room
     first, *others = sorted(eligible, key=lambda one: rank(one, costs))
-    limit = costs.limit(first.shape)
+    limit = costs.limit(first.group)
     chosen = [first]
     lengths = {first.text_length}
     rows = similar_rows = first.rows
+    gathered = first.adapter_bytes
     for one in others:
         together = rows + one.rows
-        if one.shape != first.shape or together > limit:
+        if one.group != first.group or together > limit:
+            continue
+        if one.adapter_bytes and gathered + one.adapter_bytes > first.most_adapter_bytes:
             continue
         if not _can_be_tiled(lengths | {one.text_length}):
             continue
         ratio = _work(first, costs) / _work(one, costs)
         if ratio * _SIMILAR >= 1:
             similar_rows += one.rows
-        elif not crowded and costs.seconds(together, one.shape) > costs.seconds(
-            similar_rows, one.shape
+        elif not crowded and costs.seconds(together, one.group) > costs.seconds(
+            similar_rows, one.group
         ) * _bearable_growth(ratio):
             continue
         chosen.append(one)
         lengths.add(one.text_length)
         rows = together
+        gathered += one.adapter_bytes
     return chosen
 
 
-def who_may_begin(waiting: Sequence[N], costs: Costs, free_bytes: int) -> list[N]:
+def who_may_begin(
+    waiting: Sequence[N], costs: Costs, free_bytes: int, has_slots: Callable[[N], bool] = lambda _: True
+) -> list[N]:
     """Those that live, and those of the others that fit into memory, in order of arrival.
 
     What fits may pass what does not, but not for ever: behind one that was passed over for longer than is usual
@@ -134,11 +147,12 @@ def who_may_begin(waiting: Sequence[N], costs: Costs, free_bytes: int) -> list[N
     Args:
         waiting: every unfinished generation, in order of arrival.
         free_bytes: what those that live leave of the memory there is for all.
+        has_slots: whether one's LoRAs are there, or room for them is.
     """
     may: list[N] = []
     held_up = False
     for one in waiting:
-        if one.is_live or (not held_up and one.memory_bytes <= free_bytes):
+        if one.is_live or (not held_up and one.memory_bytes <= free_bytes and has_slots(one)):
             may.append(one)
         else:
             held_up = held_up or one.passed_over > _USUAL * _work(one, costs)
@@ -160,12 +174,13 @@ def _rank_with_room(one: Candidate, costs: Costs) -> float:
 
 
 def _work_left(one: Candidate, costs: Costs) -> float:
-    return one.evaluations_left * costs.seconds(one.rows, one.shape)
+    """Each add-on to be loaded counts as a step: those whose add-ons are there go first among equals."""
+    return (one.evaluations_left + one.to_load) * costs.seconds(one.rows, one.group)
 
 
 def _work(one: Candidate, costs: Costs) -> float:
     """Seconds that it takes alone."""
-    return one.evaluations * costs.seconds(one.rows, one.shape)
+    return one.evaluations * costs.seconds(one.rows, one.group)
 
 
 def _bearable_growth(ratio: float) -> float:

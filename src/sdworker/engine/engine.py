@@ -32,15 +32,16 @@ import torch
 from sdworker.engine.batch import choose, who_may_begin
 from sdworker.engine.chores import Chore, Chores
 from sdworker.engine.costs import StepCosts
-from sdworker.engine.costs.learner import CostLearner
+from sdworker.engine.costs.threads import ThreadChooser
 from sdworker.engine.device import Lap, Pace, free_bytes, mark
-from sdworker.engine.drawing import Drawing
+from sdworker.engine.drawing import Drawing, Standing
 from sdworker.engine.errand import Errand
 from sdworker.engine.errors import DeviceLost, EngineError, EngineLost, explain, is_fatal
 from sdworker.engine.generation import Generation, OnStep, table_for
 from sdworker.engine.networks.model import Model
+from sdworker.engine.previews import Previews
 from sdworker.engine.processor import use_cores
-from sdworker.engine.tables import SamplerTables
+from sdworker.engine.roster import Roster
 from sdworker.engine.unet_input import UNetInput
 
 __all__ = ["Engine"]
@@ -80,24 +81,34 @@ class Engine:
         *,
         max_rows: int | None = None,
         threads: int | None = None,
+        fewer_threads: bool = True,
         memory_bytes: int | None = None,
+        reserved_bytes: int = 0,
     ) -> None:
         """
         Args:
-            model: from now on only the engine's thread uses it.
+            model: from now on only the engine's thread uses it. More can be added.
             max_rows: most rows in one UNet forward. None: as many as `calibrate` finds worth it.
             threads: with how many threads to compute on a CPU (`processor.reserve_cores`). None: torch's own
                 number.
+            fewer_threads: steps are taken with fewer of them while that is quicker (`costs/threads.py`).
             memory_bytes: what drawings under way may hold on the device beside the model and between steps.
                 None: a third of what is free now.
+            reserved_bytes: of what is free now, what other models will take.
         """
-        self.model = model
-        self._tables = SamplerTables(model.scheduler_config, model.device)
+        self._roster = Roster(max_rows=max_rows)
+        self._learner = self._roster.add(model).learner
+        self._default_shape = model.default_shape
+        self._device = model.device
         self._threads = threads
-        self._learner = CostLearner(model, max_rows=max_rows)
-        self._memory_bytes = (
-            int(_MEMORY_SHARE * free_bytes(model.device)) if memory_bytes is None else memory_bytes
+        self._chooser = (
+            ThreadChooser(threads or 1, now_s=time.monotonic())
+            if fewer_threads and (threads or 1) > 1 and model.device.type == "cpu"
+            else None
         )
+        if memory_bytes is None:
+            memory_bytes = int(_MEMORY_SHARE * max(0, free_bytes(model.device) - reserved_bytes))
+        self._memory_bytes = memory_bytes
         self._inbox: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._errand: Errand[Any] | None = None  # the one at hand
         self._generations: list[Generation] = []  # unfinished ones, waiting or live, in order of arrival
@@ -109,7 +120,7 @@ class Engine:
         self._laps: deque[tuple[Hashable, Lap]] = deque()
         self._step_s = 0.0  # what the last step was taken to cost
         self._defects = 0
-        self._pace = Pace(lambda: mark(model.device))
+        self._pace = Pace(partial(mark, model.device))
         self._lost: EngineLost | None = None
         self._on_lost: list[Callable[[EngineLost], None]] = []
         self._door = threading.Lock()  # nothing is submitted behind the end
@@ -121,14 +132,35 @@ class Engine:
         self._thread.start()
 
     @property
+    def model(self) -> Model:
+        """The only one, or the one that came first of those there are."""
+        return next(seat.model for seat in self._roster)
+
+    @property
     def costs(self) -> StepCosts:
-        """What steps are taken to cost, and how many rows one may have."""
+        """What steps of the first model are taken to cost, and how many rows one may have."""
         return self._learner.costs
 
     @property
     def batch_rows(self) -> int:
-        """Most rows in a forward at the model's own size."""
-        return self.costs.limit(self.model.default_shape)
+        """Most rows in a forward at the first model's own size."""
+        return self.costs.limit(self._default_shape)
+
+    def add(self, model: Model) -> None:
+        """Draw with this one too, from now on; on the engine's thread (`call`)."""
+        learner = self._roster.add(model).learner
+        if self._learner.has_begun and not learner.has_begun:
+            learner.begin()
+
+    def remove(self, model: Model) -> None:
+        """Draw with it no more, and give up its memory; on the engine's thread (`call`), when nothing is drawn
+        with it."""
+        self._roster.remove(model)
+        model.free_memory()
+        device = model.device
+        model.release()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @property
     def lost(self) -> EngineLost | None:
@@ -182,20 +214,62 @@ class Engine:
         self._submit(errand)
         return errand.result
 
-    async def draw(self, drawing: Drawing, on_step: OnStep | None = None) -> list[np.ndarray]:
+    async def draw(
+        self,
+        drawing: Drawing,
+        on_step: OnStep | None = None,
+        *,
+        previews: Previews | None = None,
+        model: Model | None = None,
+        standing: Standing | None = None,
+    ) -> list[np.ndarray]:
         """The drawing's images, uint8 [height, width, 3], in the order of its seeds.
 
         Cancelling the awaiting task takes the drawing out at its next step; the task ends once its rows are
         free, so whoever counts tasks counts the device's load.
 
+        Args:
+            on_step: told how far it is.
+            previews: shown the first image on its way, when it wants that.
+            model: one that was added, and stays until it is drawn; None: the first.
+            standing: of its job, where this is one of several passes.
+
         Raises:
             UserError: it could not be drawn.
         """
-        with self._door:
-            self._check_open()
-        generation = await asyncio.get_running_loop().run_in_executor(
-            self._prober, self._plan, drawing, on_step
+        images: list[np.ndarray] = await self._draw(
+            drawing, on_step, previews=previews, model=model, standing=standing
         )
+        return images
+
+    async def draw_latents(
+        self,
+        drawing: Drawing,
+        on_step: OnStep | None = None,
+        *,
+        previews: Previews | None = None,
+        model: Model | None = None,
+        standing: Standing | None = None,
+    ) -> torch.Tensor:
+        """The same up to the finished latents, [images, 4, h, w] on the model's device, for another pass."""
+        latents: torch.Tensor = await self._draw(
+            drawing, on_step, previews=previews, model=model, standing=standing, as_latents=True
+        )
+        return latents
+
+    async def evaluations(self, drawing: Drawing, *, model: Model | None = None) -> int:
+        """Of the UNet, that it takes; and so whether it can be drawn at all.
+
+        Raises:
+            UserError: it cannot.
+        """
+        return (await self._planned(drawing, None, model=model)).table.evaluations
+
+    async def _draw(
+        self, drawing: Drawing, on_step: OnStep | None, *, previews: Previews | None = None, **options: Any
+    ) -> Any:
+        generation = await self._planned(drawing, on_step, **options)
+        generation.previews = previews
         self._submit(generation)
         images = asyncio.wrap_future(generation.images)
         try:
@@ -205,6 +279,12 @@ class Engine:
             await asyncio.wait([images])
             images.exception()  # seen: asyncio need not warn that nobody looked
             raise
+
+    async def _planned(self, drawing: Drawing, on_step: OnStep | None, **options: Any) -> Generation:
+        with self._door:
+            self._check_open()
+        plan = partial(self._plan, drawing, on_step, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._prober, plan)
 
     async def do(self, chores: Sequence[Chore[T]]) -> list[T]:
         """What comes of one job's chores, done on the device between steps. Cancelling is as with `draw`.
@@ -237,7 +317,8 @@ class Engine:
             self._closed = True
             self._finish = finish
             self._inbox.put(None)
-        self._learner.stop()
+        for learner in self._roster.learners:
+            learner.stop()
         self._prober.shutdown(wait=finish)
         self._thread.join(None if finish else _STEP_AT_HAND_S)
         return not self._thread.is_alive()
@@ -254,15 +335,19 @@ class Engine:
         if self._closed:
             raise EngineError(_SHUTTING_DOWN)
 
-    def _plan(self, drawing: Drawing, on_step: OnStep | None) -> Generation:
+    def _plan(
+        self, drawing: Drawing, on_step: OnStep | None, *, model: Model | None, **options: Any
+    ) -> Generation:
         """The drawing as it will wait, off the engine's thread: probing a table of 500 steps takes a second.
 
         Raises:
             UserError: the sampler cannot do it, a prompt asks for what is not allowed, or it would never fit
                 into memory.
         """
-        table = table_for(drawing, self._tables, inpaints_natively=self.model.inpaints_natively)
-        generation = Generation(drawing, table, self.model, on_step)
+        model = model or self.model
+        tables = self._roster.of(model).tables
+        table = table_for(drawing, tables, inpaints_natively=model.inpaints_natively)
+        generation = Generation(drawing, table, model, on_step, **options)
         if generation.memory_bytes > self._memory_bytes:
             raise EngineError(
                 f"{len(drawing.seeds)} images of {drawing.width}x{drawing.height} in {drawing.steps} steps of "
@@ -317,14 +402,16 @@ class Engine:
 
     def _turn(self) -> None:
         """One step, and what comes before and after it."""
-        if self._learner.is_overdue():
+        if any(learner.is_overdue() for learner in self._roster.learners):
             self._use_idle_time()
         self._drop_cancelled()
         self._begin_some()
-        chosen = choose(self._generations, self.costs, [one for one in self._generations if one.is_live])
+        chosen = choose(self._generations, self._roster, [one for one in self._generations if one.is_live])
         if chosen:
             self._age(chosen)
+            began = time.perf_counter()
             self._step(chosen)
+            self._choose_threads(time.perf_counter() - began)
         self._let_finished_leave()
         if self._do_some_chores() or chosen:
             self._pace.step_queued()
@@ -399,15 +486,22 @@ class Engine:
         self._errand = None
 
     def _has_use_for_idle_time(self) -> bool:
-        return not self._closed and (self._learner.has_more or self.model.wants_preparing)
+        return not self._closed and (
+            any(learner.has_more for learner in self._roster.learners)
+            or any(seat.model.wants_preparing for seat in self._roster)
+        )
 
     def _use_idle_time(self) -> None:
         """Do what can wait and is done in some tenths of a second; jobs need none of it."""
         try:
-            if self._learner.has_more:
-                self._learner.learn_more()
-            else:
-                self.model.prepare_wanted()
+            learner = next((one for one in self._roster.learners if one.has_more), None)
+            if learner is not None:
+                learner.learn_more()
+                return
+            for seat in self._roster:
+                if seat.model.wants_preparing:
+                    seat.model.prepare_wanted()
+                    return
         except Exception as error:
             if is_fatal(error):
                 raise
@@ -438,8 +532,10 @@ class Engine:
         if all(one.is_live for one in self._generations):
             return None
         held = sum(one.memory_bytes for one in self._generations if one.is_live)
-        may = who_may_begin(self._generations, self.costs, self._memory_bytes - held)
-        return next((one for one in choose(may, self.costs) if not one.is_live), None)
+        may = who_may_begin(
+            self._generations, self._roster, self._memory_bytes - held, lambda one: one.has_slots
+        )
+        return next((one for one in choose(may, self._roster) if not one.is_live), None)
 
     def _begin_piece(self, generation: Generation) -> None:
         """The next piece of its beginning; all of them once more with what can be freed, if memory lacks."""
@@ -449,7 +545,7 @@ class Engine:
             try:
                 next(self._beginning[1], None)
             except (torch.OutOfMemoryError, MemoryError):
-                self.model.free_memory()
+                self._free_memory()
                 for _ in generation.begin():
                     pass
         except Exception as error:
@@ -461,14 +557,31 @@ class Engine:
 
     def _age(self, chosen: "list[Generation]") -> None:
         """Count what the coming step takes, and for whom it is time passed over."""
-        self._step_s = self.costs.seconds(sum(one.rows for one in chosen), chosen[0].shape)
+        self._step_s = self._roster.seconds(sum(one.rows for one in chosen), chosen[0].group)
         for one in self._generations:
-            one.age += self._step_s
+            one.standing.age += self._step_s
             if one not in chosen:
-                one.passed_over += self._step_s
+                one.standing.passed_over += self._step_s
+
+    def _choose_threads(self, seconds: float) -> None:
+        """The step at hand took so long: on a CPU, with how many threads shall the next one be taken?"""
+        if self._chooser is None or not self._learner.knows:
+            return
+        before = self._chooser.threads
+        threads = self._chooser.step_took(seconds / self._step_s, time.monotonic())
+        if threads != before:
+            use_cores(threads)
 
     def _step(self, chosen: "list[Generation]") -> None:
         """One UNet forward over the rows of all chosen, and each one's sampler step."""
+        if log.isEnabledFor(logging.DEBUG):
+            loras = {key for one in chosen for key in one.adapters}
+            log.debug(
+                "a step of %d drawings, %d rows, %d LoRAs",
+                len(chosen),
+                sum(one.rows for one in chosen),
+                len(loras),
+            )
         for generation, predicted in self._predict(chosen):
             try:
                 self._with_memory(partial(generation.take, predicted))
@@ -482,7 +595,7 @@ class Engine:
         at fault fails."""
         try:
             inputs = self._with_memory(lambda: UNetInput.cat([one.next_input() for one in chosen]))
-            predicted = self._forward(inputs)
+            predicted = self._forward(inputs, chosen[0].model)
             return list(zip(chosen, predicted.split([one.rows for one in chosen]), strict=True))
         except Exception as error:
             if len(chosen) == 1 or is_fatal(error):
@@ -491,19 +604,20 @@ class Engine:
             log.warning("a step of %d drawings failed; stepping each alone", len(chosen), exc_info=error)
         return [answer for one in chosen for answer in self._predict([one])]
 
-    def _forward(self, inputs: UNetInput) -> torch.Tensor:
+    def _forward(self, inputs: UNetInput, model: Model) -> torch.Tensor:
         """The UNet over all rows, in as few forwards as fit into memory."""
+        costs = self._roster.costs_of(model)
         outputs: list[torch.Tensor] = []
         done = 0
         while done < inputs.rows:
-            part = inputs[done : done + self.costs.limit(inputs.shape)]
+            part = inputs[done : done + costs.limit(inputs.shape)]
             try:
-                outputs.append(self._with_memory(partial(self.model.denoise, part)))
+                outputs.append(self._with_memory(partial(model.denoise, part)))
             except (torch.OutOfMemoryError, MemoryError):
                 if part.rows == 1:
                     raise
                 fitting = part.rows // 2
-                self.costs.remember_lack_of_memory(inputs.shape, fitting)
+                costs.remember_lack_of_memory(inputs.shape, fitting)
                 log.warning(
                     "%d rows of %s do not fit into memory; from now on %d", part.rows, inputs.shape, fitting
                 )
@@ -515,18 +629,26 @@ class Engine:
         """Call the function; if memory does not suffice, once more with what can be freed."""
         with contextlib.suppress(torch.OutOfMemoryError, MemoryError):
             return function()
-        self.model.free_memory()
+        self._free_memory()
         return function()
+
+    def _free_memory(self) -> None:
+        """Give back what models keep only for speed."""
+        for seat in self._roster:
+            seat.model.free_memory()
 
     def _let_finished_leave(self) -> None:
         """What has no step left leaves the live ones; its images are to be decoded."""
         for generation in [one for one in self._generations if one.finished]:
             try:
-                self._with_memory(generation.leave)
+                latents = self._with_memory(generation.leave)
             except Exception as error:
                 self._fail([generation], error)
                 continue
             self._generations.remove(generation)
+            if generation.as_latents:
+                generation.images.set_result(latents)
+                continue
             self._leaving.append(generation)
             self._chores.add(generation.chores)
 
@@ -547,13 +669,13 @@ class Engine:
 
     def _do_piece(self, chore: Chore[Any]) -> float:
         """The next piece of a chore; seconds that it takes the device, as far as one knows by now."""
-        lap = Lap(self.model.device)
+        lap = Lap(self._device)
         try:
             if chore.do_piece():
                 self._chores.remove(chore)
                 self._arriving.append(chore)
         except (torch.OutOfMemoryError, MemoryError) as error:
-            self.model.free_memory()
+            self._free_memory()
             if chore.begin_anew() > _MOST_SHORTAGES:
                 self._fail_chore(chore, error)
         except Exception as error:
@@ -603,9 +725,9 @@ class Engine:
                     place.remove(generation)
             for chore in generation.chores:
                 self._forget(chore)
-            generation.fail(explain(generation.drawing, error, self.model.dtype))
+            generation.fail(explain(generation.drawing, error, generation.model.dtype))
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            self.model.free_memory()
+            self._free_memory()
 
     def _fail_chore(self, chore: Chore[Any], error: Exception) -> None:
         """It cannot be done, and with it the drawing whose it is; the others go on.

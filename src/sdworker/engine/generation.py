@@ -15,15 +15,22 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from sdworker.engine.chores import Chore
+from sdworker.engine.controls.control import Control
+from sdworker.engine.controls.rows import Lead, RowControls
 from sdworker.engine.device import send
-from sdworker.engine.drawing import Drawing
+from sdworker.engine.drawing import Drawing, Standing
+from sdworker.engine.errors import is_fatal
+from sdworker.engine.lora import NO_LORAS
 from sdworker.engine.networks.model import Model
 from sdworker.engine.plan import Plan
+from sdworker.engine.previews import ComingPreview, Previews
+from sdworker.engine.roster import Group
 from sdworker.engine.tables import SamplerTables, Table, first_step
 from sdworker.engine.unet_input import Conditioning, UNetInput
 
@@ -57,9 +64,9 @@ def table_for(drawing: Drawing, tables: SamplerTables, *, inpaints_natively: boo
     return tables.get(
         drawing.sampler,
         drawing.steps,
-        first=None if drawing.image is None else first_step(drawing.steps, drawing.strength),
+        first=first_step(drawing.steps, drawing.strength) if drawing.starts_from_a_picture else None,
         # As diffusers has it: inpainting at full strength forgets the picture, image to image never does.
-        noise_only=drawing.image is None or (masked and drawing.strength == 1.0),
+        noise_only=not drawing.starts_from_a_picture or (masked and drawing.strength == 1.0),
         masked=masked and not inpaints_natively,
     )
 
@@ -69,23 +76,40 @@ class Generation:
 
     Attributes:
         status: where it is.
-        images: what its caller waits for.
+        images: what its caller waits for: uint8 [height, width, 3] of each seed, or the latents of all.
+        as_latents: which of them.
         chores: once it leaves, the decoding of its images, in the order of its seeds.
         cancelled: nobody wants it any more; set by any thread.
+        previews: who wants to see it on its way; set before it is submitted.
         evaluation: UNet evaluations done.
-        age, passed_over: seconds of steps since it was submitted, and of those it had no part in.
+        standing: how long its job has been here.
         rows: rows it brings to a UNet batch.
-        shape: latent height and width; generations of one shape can share a step.
-        memory_bytes: what it holds on the device from its beginning on.
+        model: what it is drawn with.
+        shape: latent height and width.
+        group: the model and the shape; generations of one group can share a step.
+        memory_bytes: what it holds on the device from its beginning on, LoRAs apart.
+        adapters: its LoRAs, and what each takes in the UNet's slots, in bytes.
+        adapter_bytes: what a step gathers of them for its rows.
     """
 
-    def __init__(self, drawing: Drawing, table: Table, model: Model, on_step: OnStep | None = None) -> None:
+    def __init__(
+        self,
+        drawing: Drawing,
+        table: Table,
+        model: Model,
+        on_step: OnStep | None = None,
+        *,
+        standing: Standing | None = None,
+        as_latents: bool = False,
+    ) -> None:
         """
         Args:
             drawing: what to draw.
             table: its sampler's (`table_for`).
             model: what it will be drawn with; used for no more than its plan until it begins.
             on_step: told how far it is.
+            standing: of its job, where other passes were before or come after.
+            as_latents: its latents are wanted, not its images.
 
         Raises:
             EngineError: it cannot be drawn as it is.
@@ -94,21 +118,27 @@ class Generation:
         self.table = table
         self.plan: Plan = model.plan(drawing, table.evaluations)
         self.status = Status.WAITING
-        self.images: Future[list[np.ndarray]] = Future()
+        self.images: Future[Any] = Future()
         self.chores: list[Chore[np.ndarray]] = []
         self.cancelled = False
+        self.previews: Previews | None = None
         self.evaluation = 0
-        self.age = self.passed_over = 0.0
-        self._model = model
+        self.as_latents = as_latents
+        self.standing = standing or Standing()
+        self.model = model
         self._on_step = on_step
         self._state: _State | None = None
-        self._told: tuple[int, Conditioning] | None = None
+        self._told: tuple[int, tuple[Control, ...], Conditioning] | None = None
         scale = model.autoencoder.pixels_per_latent
         channels = model.autoencoder.latent_channels
         self._latent_shape = (1, channels, drawing.height // scale, drawing.width // scale)
         self.rows = len(drawing.seeds) * self.plan.guidance.rows
         self.shape = self._latent_shape[2], self._latent_shape[3]
+        self.group: Group = model, self.shape
         self.memory_bytes = self._count_memory()
+        self.adapters = model.adapters.needs(drawing.loras)
+        self.adapter_bytes = self.rows * sum(self.adapters.values())
+        self._held = NO_LORAS
 
     @property
     def is_live(self) -> bool:
@@ -116,12 +146,34 @@ class Generation:
         return self.status is Status.LIVE
 
     @property
-    def evaluations(self) -> int:
-        return self.table.evaluations
+    def to_load(self) -> int:
+        """LoRAs that must be brought onto the device before it can take part in a step."""
+        return 0 if self.is_live else self.model.adapters.missing(self.adapters)
 
     @property
-    def evaluations_left(self) -> int:
-        return self.table.evaluations - self.evaluation
+    def has_slots(self) -> bool:
+        """Its LoRAs are on the device, or room for them is."""
+        return self.model.adapters.fits(self.adapters)
+
+    @property
+    def most_adapter_bytes(self) -> int:
+        return self.model.adapters.budget_bytes
+
+    @property
+    def age(self) -> float:
+        return self.standing.age
+
+    @property
+    def passed_over(self) -> float:
+        return self.standing.passed_over
+
+    @property
+    def evaluations(self) -> float:
+        return self.table.evaluations + self.standing.to_come
+
+    @property
+    def evaluations_left(self) -> float:
+        return self.evaluations - self.evaluation
 
     @property
     def text_length(self) -> int:
@@ -138,9 +190,13 @@ class Generation:
         It is live once there is no item left. Begun anew after a failure, it is as if nothing had been.
         """
         self.status = Status.BEGINNING
+        self._held.release()
+        self._held = yield from self.model.adapters.hold(self.drawing.loras)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.drawing.seeds]
-        conditionings = yield from self._model.condition(self.drawing, self.plan)
-        self._state = yield from self._start(generators, conditionings)
+        conditionings = yield from self.model.condition(self.drawing, self.plan, self._held)
+        self._held.release_texts()
+        leads = yield from self._embed_hints()
+        self._state = yield from self._start(generators, conditionings, leads)
         self.status = Status.LIVE
 
     def next_input(self) -> UNetInput:
@@ -153,14 +209,28 @@ class Generation:
     def conditioning_at(self, evaluation: int) -> Conditioning:
         """What the UNet is told beside latents and time at an evaluation: of all rows, `Guidance` says in which
         order."""
-        stage = self.plan.stages[evaluation]
-        if self._told is None or self._told[0] != stage:
+        stage, count = self.plan.stages[evaluation], self.table.evaluations
+        controls = tuple(one for one in self.drawing.controls if one.counts_at(evaluation, count))
+        if self._told is None or self._told[:2] != (stage, controls):
             state = self._begun
             told = state.conditionings[stage].for_images(len(self.drawing.seeds))
+            told = replace(told, adapters=self._held.rows(self.rows))
             if state.channels is not None:
                 told = replace(told, channels=state.channels.repeat(self.plan.guidance.rows, 1, 1, 1))
-            self._told = stage, told
-        return self._told[1]
+            if controls:
+                told = replace(told, controls=self._led_by(controls))
+            self._told = stage, controls, told
+        return self._told[2]
+
+    def _led_by(self, controls: "Sequence[Control]") -> RowControls:
+        """Which rows they lead: all, or those with a prompt."""
+        unprompted = len(self.drawing.seeds) if self.plan.guidance.guided else 0
+        leads = [
+            (row, self._begun.leads[self.drawing.controls.index(control)])
+            for control in controls
+            for row in range(unprompted if control.only_prompted else 0, self.rows)
+        ]
+        return RowControls(self.rows, tuple(leads))
 
     def take(self, predicted: torch.Tensor) -> None:
         """Put the UNet's answer into the history and go on to the next evaluation: wholly, or not at all.
@@ -189,38 +259,71 @@ class Generation:
             original = state.kept.as_noisy_as(table.blend.image[i], table.blend.noise[i])
             state.history[column] = (1 - state.kept.mask) * (original - latents)
 
+    @property
+    def _progress(self) -> tuple[int, int]:
+        """Evaluations done, and in all, of all passes."""
+        before, after = self.standing.before, self.standing.after
+        return before + self.evaluation, before + self.table.evaluations + after
+
     def report(self) -> None:
-        """Tell whoever asked how far it is; what they do wrong must not stop the engine."""
-        if self._on_step is None:
-            return
-        try:
-            self._on_step(self.evaluation, self.table.evaluations)
-        except Exception:
-            log.exception("on_step failed; it is not called again")
-            self._on_step = None
+        """Tell whoever asked how far it is, and show it; what they do wrong must not stop the engine."""
+        if self._on_step is not None:
+            try:
+                self._on_step(*self._progress)
+            except Exception:
+                log.exception("on_step failed; it is not called again")
+                self._on_step = None
+        if self.previews is not None and not self.finished:  # then the picture itself comes
+            try:
+                if self.previews.wanted():
+                    self.previews.show(self._preview(), *self._progress)
+            except Exception as error:
+                if is_fatal(error):
+                    raise
+                log.exception("a preview failed; there are no more of this drawing")
+                self.previews = None
+
+    def _preview(self) -> ComingPreview:
+        """Its first image, as what the UNet was told last and answered makes it."""
+        i, state, previewer = self.evaluation - 1, self._begun, self.model.previewer()
+        known = self.table.known[i]
+        history = state.history[:known, :1]
+        told = (self.table.inputs[i, :known] @ history.reshape(known, -1)).view(history.shape[1:])
+        answer = state.history[self.table.output_columns[i], :1]
+        clean = previewer.clean(told, answer, self.table.timesteps[i])
+        if state.kept is not None:
+            clean = state.kept.mask * clean + (1 - state.kept.mask) * state.kept.image[:1]
+        return previewer.picture(clean)
 
     def outcome(self) -> torch.Tensor:
         """The finished latents, [images, 4, h, w] in float32."""
         return self._combine(self.table.outcome, self.table.columns)
 
-    def leave(self) -> None:
-        """Its steps are done, and nothing but its images is needed any more: `chores` decode them, one at a time,
-        since the memory a decode needs grows with the pixels decoded at once."""
-        autoencoder = self._model.autoencoder
+    def leave(self) -> torch.Tensor:
+        """Its steps are done, and nothing but its latents, which it returns, and its images is needed any more:
+        `chores` decode them, one at a time, since the memory a decode needs grows with the pixels decoded at once.
+        """
+        latents = self.outcome()
+        self.status = Status.LEAVING
+        self._state = self._told = None
+        self._held.release()
+        if self.as_latents:
+            return latents
+        autoencoder = self.model.autoencoder
         kind = "decode", self.drawing.height, self.drawing.width
         self.chores = [
             Chore(
-                partial(autoencoder.decode_in_pieces, latents),
+                partial(autoencoder.decode_in_pieces, one),
                 kind=kind,
                 is_large=autoencoder.is_large(*kind[1:]),
             )
-            for latents in self.outcome().split(1)
+            for one in latents.split(1)
         ]
-        self.status = Status.LEAVING
-        self._state = self._told = None
+        return latents
 
     def fail(self, error: Exception) -> None:
         """Tell its caller, once."""
+        self._held.release()
         if not self.images.done():
             self.images.set_exception(error)
 
@@ -236,7 +339,7 @@ class Generation:
 
     def _draw_noise(self, generators: "list[torch.Generator]") -> torch.Tensor:
         draws = [torch.randn(self._latent_shape, generator=generator) for generator in generators]
-        return send(torch.cat(draws), self._model.device)
+        return send(torch.cat(draws), self.model.device)
 
     @contextlib.contextmanager
     def _as_they_were_if_it_fails(self) -> Iterator[None]:
@@ -260,20 +363,35 @@ class Generation:
         layers = channels * images * self.table.columns
         if self.table.blend is not None:  # the picture, its noise and the mask
             layers += 2 * channels * images + 1
-        if self._model.inpaints_natively:
+        if self.model.inpaints_natively:
             layers += (channels + 1) * images
-        return layers * height * width * _FLOAT_BYTES + self.plan.memory_bytes
+        hints = sum(control.net.hint_channels for control in self.drawing.controls)
+        hint_bytes = hints * height * width * self.model.dtype.itemsize
+        return layers * height * width * _FLOAT_BYTES + hint_bytes + self.plan.memory_bytes
+
+    def _embed_hints(self) -> "Generator[None, None, tuple[Lead, ...]]":
+        """What each of its ControlNets is shown and how much it counts, on the device."""
+        leads = []
+        for control in self.drawing.controls:
+            strengths = send(torch.tensor(control.strengths()), self.model.device)
+            leads.append(Lead(control.net, control.net.embed(control.hint), strengths))
+            yield
+        return tuple(leads)
 
     def _start(
-        self, generators: "list[torch.Generator]", conditionings: "Sequence[Conditioning]"
+        self,
+        generators: "list[torch.Generator]",
+        conditionings: "Sequence[Conditioning]",
+        leads: tuple[Lead, ...],
     ) -> "Generator[None, None, _State]":
         """Draw what diffusers' pipelines draw before their loop, in their order."""
-        drawing, table, model = self.drawing, self.table, self._model
+        drawing, table, model = self.drawing, self.table, self.model
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
         image = None
-        if pixels is not None and (table.start_image != 0 or table.blend is not None):
+        if drawing.latents is not None:
+            image = drawing.latents.enlarged(self.shape)
+        elif pixels is not None and (table.start_image != 0 or table.blend is not None):
             image = yield from self._encode_image(pixels, generators)
-            yield
         noise = self._draw_noise(generators)
         start = table.start_noise * noise
         if image is not None:
@@ -284,12 +402,12 @@ class Generation:
             mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), model.device)
             # diffusers encodes the masked picture for every UNet, and so advances the generators.
             masked_image = yield from self._encode_image(pixels * ~repainted, generators)
-            yield
         history = torch.empty((table.columns, *start.shape), device=start.device, dtype=torch.float32)
         history[0] = start
         return _State(
             generators=generators,
             conditionings=conditionings,
+            leads=leads,
             channels=self._native_mask(mask, masked_image) if model.inpaints_natively else None,
             kept=_Kept(image, noise, mask)
             if table.blend is not None and image is not None and mask is not None
@@ -300,17 +418,24 @@ class Generation:
     def _encode_image(
         self, pixels: torch.Tensor, generators: "list[torch.Generator]"
     ) -> Generator[None, None, torch.Tensor]:
-        """A picture's latents, [images, 4, h, w], each sampled with its image's own generator."""
-        posterior = yield from self._model.autoencoder.encode_in_pieces(pixels)
-        return torch.cat([posterior.sample(generator) for generator in generators])
+        """Latents, [images, 4, h, w], of one picture or of each image's own, each sampled with its image's own
+        generator."""
+        posteriors = []
+        for picture in pixels.split(1):
+            posteriors.append((yield from self.model.autoencoder.encode_in_pieces(picture)))
+            yield
+        each = posteriors if len(posteriors) == len(generators) else posteriors * len(generators)
+        return torch.cat(
+            [posterior.sample(generator) for posterior, generator in zip(each, generators, strict=True)]
+        )
 
     def _native_mask(self, mask: torch.Tensor | None, masked_image: torch.Tensor | None) -> torch.Tensor:
         """The five extra channels of an inpainting UNet, [images, 5, h, w]; without a mask all is repainted."""
         images = len(self.drawing.seeds)
         if mask is None or masked_image is None:
-            mask = torch.ones(1, 1, *self.shape, device=self._model.device)
+            mask = torch.ones(1, 1, *self.shape, device=self.model.device)
             blank = torch.zeros(1, 3, self.drawing.height, self.drawing.width)
-            masked_image = self._model.autoencoder.encode(blank).mean.expand(images, -1, -1, -1)
+            masked_image = self.model.autoencoder.encode(blank).mean.expand(images, -1, -1, -1)
         return torch.cat([mask.expand(images, -1, -1, -1), masked_image], dim=1)
 
 
@@ -321,6 +446,7 @@ class _State:
     Attributes:
         generators: one an image.
         conditionings: of one image's rows; the plan says which evaluation has which.
+        leads: of each of the drawing's controls, what leads its rows.
         channels: [images, 5, h, w] of an inpainting UNet, else None.
         kept: where a mask is blended in.
         history: [columns, images, 4, h, w] in float32.
@@ -328,6 +454,7 @@ class _State:
 
     generators: list[torch.Generator]
     conditionings: Sequence[Conditioning]
+    leads: tuple[Lead, ...]
     channels: torch.Tensor | None
     kept: "_Kept | None"
     history: torch.Tensor
@@ -353,5 +480,6 @@ class _Kept:
 
 
 def _to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 [h, w, 3] → float32 [1, 3, h, w] in -1 … 1."""
-    return (torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255.0) * 2.0 - 1.0
+    """uint8 [h, w, 3], or several, → float32 [n, 3, h, w] in -1 … 1."""
+    several = torch.from_numpy(pixels if pixels.ndim == 4 else pixels[None])
+    return (several.permute(0, 3, 1, 2).float() / 255.0) * 2.0 - 1.0

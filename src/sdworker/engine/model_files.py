@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -46,6 +46,7 @@ class ModelFolder:
         layout: of which family it is.
         index: the contents of `model_index.json`.
         variants: component → the weights' variant, `fp16` for `model.fp16.safetensors`, None for none.
+        weights: component → how many numbers its weights are.
         scheduler_config: the contents of `scheduler/scheduler_config.json`.
     """
 
@@ -53,7 +54,13 @@ class ModelFolder:
     layout: Layout
     index: dict[str, Any]
     variants: dict[str, str | None]
+    weights: dict[str, int]
     scheduler_config: dict[str, Any]
+
+    @property
+    def half_bytes(self) -> int:
+        """What its weights take in half precision."""
+        return 2 * sum(self.weights.values())
 
 
 _VARIANTS = (None, "fp16")
@@ -74,8 +81,11 @@ _LONGEST_HEADER_BYTES = 100_000_000  # what safetensors itself reads
 _LONGEST_JSON_BYTES = 64_000_000  # a tokenizer takes four, an index of shards less than one
 
 
-def check_model_folder(path: Path) -> ModelFolder:
+def check_model_folder(path: Path, *, half: bool = False) -> ModelFolder:
     """Check that every file is there, whole and of the right kind.
+
+    Args:
+        half: where there are weights in half precision beside full ones, take those.
 
     Raises:
         ModelError: naming the file.
@@ -111,13 +121,17 @@ def check_model_folder(path: Path) -> ModelFolder:
     check_config(SchedulerConfig, scheduler, scheduler_file)
     for folder, tokenizer in layout.text_encoders.items():
         _check_tokenizer(path / tokenizer, texts[folder])
+    variants = _VARIANTS[::-1] if half else _VARIANTS
+    found = {
+        component: _check_weights(path / component, stem, variants)
+        for component, stem in layout.weights.items()
+    }
     return ModelFolder(
         path=path,
         layout=layout,
         index=index,
-        variants={
-            component: _check_weights(path / component, stem) for component, stem in layout.weights.items()
-        },
+        variants={component: variant for component, (variant, _) in found.items()},
+        weights={component: count for component, (_, count) in found.items()},
         scheduler_config=scheduler,
     )
 
@@ -214,21 +228,18 @@ def _check_vocabulary(file: Path, vocabulary: object, text: TextConfig) -> None:
             )
 
 
-def _check_weights(folder: Path, stem: str) -> str | None:
-    """The variant of the weights found, after a look at their size."""
-    for variant in _VARIANTS:
+def _check_weights(folder: Path, stem: str, variants: Sequence[str | None]) -> tuple[str | None, int]:
+    """The variant of the weights found, and how many numbers they are, after a look at their size."""
+    for variant in variants:
         name = f"{stem}.{variant}" if variant else stem
         whole = folder / f"{name}.safetensors"
         shards = folder / (
             f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
         )
         if _is_file(whole):
-            _check_safetensors(whole)
-            return variant
+            return variant, _check_safetensors(whole)
         if _is_file(shards):
-            for shard in _shards(shards):
-                _check_safetensors(folder / shard)
-            return variant
+            return variant, sum(_check_safetensors(folder / shard) for shard in _shards(shards))
     pickled = next(iter(sorted(folder.glob("*.bin"))), None)
     hint = (
         f" ({pickled.name} is a pickle, which can run code: get the model as safetensors)" if pickled else ""
@@ -248,8 +259,8 @@ def _shards(index: Path) -> list[str]:
     return sorted(set(names))
 
 
-def _check_safetensors(file: Path) -> None:
-    """Compare the file's length with what its header promises.
+def _check_safetensors(file: Path) -> int:
+    """Compare the file's length with what its header promises; how many numbers there are in it.
 
     The format: 8 bytes of little-endian header length, a JSON header with each tensor's `data_offsets`, data
     (https://github.com/huggingface/safetensors#format).
@@ -281,6 +292,7 @@ def _check_safetensors(file: Path) -> None:
         wrong = None if name == "__metadata__" else _wrong_tensor(name, entry)
         if wrong:
             raise ModelError(f"{shown(file)} is damaged: its tensor {quoted(name)} {wrong}")
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def _data_bytes(header: Any) -> int:

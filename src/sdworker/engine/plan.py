@@ -1,12 +1,19 @@
 """What is known of a drawing before anything of it is encoded: enough to choose who shares a step."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
+from sdworker.engine.text.errors import PromptError
 from sdworker.engine.text.prompt import Text
 
-__all__ = ["Guidance", "Plan"]
+__all__ = ["Guidance", "Plan", "length_together"]
+
+# One drawing's texts, repeated to one length, may come to so many times the longest: more than any two of up to
+# ten chunks come to. Four of 5, 7, 8 and 9 chunks would come to 2,520.
+_MOST_TILED = 10
 
 
 @dataclass(frozen=True)
@@ -64,3 +71,22 @@ class Plan:
     def text_length(self, evaluation: int) -> int:
         """In tokens, of what the UNet is told at an evaluation."""
         return self.text_lengths[self.stages[evaluation]]
+
+
+def length_together(texts: Iterable[Text]) -> int:
+    """In tokens, the length that an image's texts have once each is repeated to the same (`Conditioning.cat`).
+
+    Raises:
+        PromptError: it is out of proportion, and every step would be.
+    """
+    lengths = sorted({text.length for text in texts})
+    together = math.lcm(*lengths)
+    if together > _MOST_TILED * lengths[-1]:
+        chunk = math.gcd(*lengths)
+        counts = [length // chunk for length in lengths]
+        raise PromptError(
+            f"the texts of one image have {', '.join(map(str, counts[:-1]))} and {counts[-1]} chunks, which only "
+            f"{together // chunk} can be made of all of; allowed: {_MOST_TILED} times the longest; let some have "
+            "as many chunks as another (BREAK ends one), or leave out what AND joins"
+        )
+    return together

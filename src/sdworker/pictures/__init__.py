@@ -22,6 +22,7 @@ __all__ = [
     "PictureError",
     "PictureFile",
     "PictureLimits",
+    "decode_hint",
     "decode_mask",
     "decode_picture",
     "encode_image",
@@ -72,6 +73,15 @@ async def decode_picture(file: PictureFile, fit: Fit, resize: Resize = "stretch"
         PictureError: it is no picture, is broken, has or takes too much, or there are too many just now.
     """
     return await _decode(file, "RGB", fit, resize)
+
+
+async def decode_hint(file: PictureFile, size: tuple[int, int], resize: Resize) -> NDArray[np.uint8]:
+    """The pixels [height, width, 3] of what a ControlNet is shown, at that width and height; transparent parts are
+    black: nothing is there.
+
+    Errors as in `decode_picture`.
+    """
+    return await _decode(file, "HINT", lambda _: size, resize)
 
 
 async def decode_mask(

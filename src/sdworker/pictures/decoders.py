@@ -33,7 +33,7 @@ __all__ = ["Decoders", "Fit", "Mode"]
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["RGB", "L"]
+Mode = Literal["RGB", "L", "HINT"]
 # From a picture's width and height, upright, to those that its pixels are to have.
 Fit = Callable[[tuple[int, int]], tuple[int, int]]
 
@@ -83,7 +83,7 @@ class Decoders:
         resize: Resize = "stretch",
         like: tuple[int, int] | None = None,
     ) -> NDArray[np.uint8]:
-        """The picture in a file, [height, width, 3] for "RGB" and [height, width] for "L".
+        """The picture in a file, [height, width, 3], but [height, width] for "L".
 
         Args:
             fit: says what size the pixels shall have; called in another thread. What it raises comes out as it is.
@@ -149,6 +149,7 @@ class _Decoder:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,  # libraries complain there of callers' files
                     env=_environment(),
+                    process_group=0,  # a signal to the worker's is not for it, not even before it ignores that
                 )
         except OSError as error:
             ours.close()
@@ -173,7 +174,7 @@ class _Decoder:
             with self._talk():
                 self._connection.send({})
             raise
-        shape = (height, width, 3) if task.mode == "RGB" else (height, width)
+        shape = (height, width) if task.mode == "L" else (height, width, 3)
         with self._talk():
             self._connection.send({"size": [width, height], "resize": task.resize, "like": task.like})
             self._answer()

@@ -1,14 +1,18 @@
 """The input contract of one deployment: its limits and defaults come from `settings`."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from sdworker.request import peers
 from sdworker.request.checks import CHECKS, Seen, sampler_of, within
 from sdworker.request.declaration import Request
+from sdworker.request.loras import asked_loras
 from sdworker.request.marks import AtMost, DefaultFrom, marked
+from sdworker.request.models import ServedModel, ServedModels
 from sdworker.request.names import Named, entries
 from sdworker.request.problems import InputError, allowed, check_fields, joined
 from sdworker.request.schema import schema_of
@@ -25,7 +29,8 @@ class Contract:
 
     Attributes:
         settings: its limits and defaults.
-        model_size: width and height the model was trained for, in pixels.
+        model_size: width and height the first model was trained for, in pixels.
+        models: all that are served; empty: one that has no name.
 
     Raises:
         SettingsError: a job that names no size would be refused for its size.
@@ -33,12 +38,20 @@ class Contract:
 
     settings: Settings
     model_size: tuple[int, int]
+    models: tuple[ServedModel, ...] = ()
 
     def __post_init__(self) -> None:
-        Sizes(self.settings, self.model_size)
+        for model in self.models or (self.served.first,):
+            Sizes(self.settings, model.size)
+
+    @cached_property
+    def served(self) -> ServedModels:
+        """The models that jobs can name."""
+        return ServedModels(self.models or (ServedModel("", self.model_size),))
 
     @property
     def sizes(self) -> Sizes:
+        """Of the first model."""
         return Sizes(self.settings, self.model_size)
 
     @property
@@ -59,24 +72,34 @@ class Contract:
         left, said, foreign = peers.translate(given)
         found, unknown = entries(Request, left)
         named = Named.read(Request, [*found, *said])
-        request, wrong, problems = check_fields(Request, named, self._defaults(), Request.STAND_INS)
-        seen = Seen(request, named, wrong, self.settings, self.sizes)
+        model = self._model(named)
+        defaults = self.defaults_of(model)
+        if named.values.get("num_inference_steps") == 0:  # then there is nothing to say
+            defaults = {**defaults, **Request.STAND_INS}
+        request, wrong, problems = check_fields(Request, named, defaults, Request.STAND_INS)
+        seen = Seen(request, named, wrong, self.settings, Sizes(self.settings, model.size), self.served)
         together = [problem for check in CHECKS for problem in check(seen)]
         problems = [*unknown, *named.problems, *problems, *foreign, *together]
         if problems:
             raise InputError(joined(problems))
-        return self._complete(request, named)
+        return self._complete(request, named, model)
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self, add_ons: Mapping[str, Sequence[str]] = MappingProxyType({})) -> dict[str, Any]:
         """The JSON Schema (2020-12) of a job's `input`, with this deployment's limits and defaults.
+
+        Args:
+            add_ons: the folder of a kind of add-on, `loras` say → the names there are, which are the `examples` of
+                fields that take one.
 
         Everything it accepts is accepted, but for what needs two fields or a list of samplers to judge. An
         alias is a property that refers to its field's, whose `aliases` names it; null means the default.
         """
-        schema = schema_of(Request)
+        schema = schema_of(Request, add_ons)
         properties = schema["properties"]
-        for field, default in self._defaults().items():
+        for field, default in self.defaults_of(self.served.first).items():
             properties[field]["default"] = default
+        if names := self.served.names:
+            properties["model"] |= {"enum": [*names, None], "default": names[0]}
         for field, limit in marked(Request, AtMost).items():
             most = "maxItems" if "array" in properties[field]["type"] else "maximum"
             properties[field][most] = getattr(self.settings, limit.setting)
@@ -103,20 +126,58 @@ class Contract:
         """
         return self.sizes.of_picture(request, picture)
 
+    def hires_size(self, request: Request, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of the second pass of a request whose first has that size.
+
+        Raises:
+            InputError: it may not be drawn.
+        """
+        assert request.hires is not None, "there is a second pass"
+        return self.sizes.of_hires(request.hires, size)
+
+    def upscaled_size(self, request: Request, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of the images of a request that are enlarged from that size.
+
+        Raises:
+            InputError: they may not become so large.
+        """
+        assert request.upscale is not None, "they are enlarged"
+        return self.sizes.of_upscale(request.upscale, size)
+
     def fits(self, width: int, height: int) -> bool:
         """Whether an image of that size may be drawn."""
         return self.sizes.fits(width, height)
 
-    def _defaults(self) -> dict[str, Any]:
-        """Of this deployment, where it sets its own."""
-        return {f: getattr(self.settings, mark.setting) for f, mark in marked(Request, DefaultFrom).items()}
+    def _model(self, named: Named) -> ServedModel:
+        """The one that is named; the first where none is, or one that is not there."""
+        name = named.values.get("model")
+        return (self.served.find(name) if isinstance(name, str) else None) or self.served.first
 
-    def _complete(self, request: Request, named: Named) -> Request:
+    def defaults_of(self, model: ServedModel) -> dict[str, Any]:
+        """Of this deployment, where it sets its own, else of the model, else of the settings."""
+        return {
+            field: model.defaults[field]
+            if field in model.defaults and mark.setting not in self.settings.model_fields_set
+            else getattr(self.settings, mark.setting)
+            for field, mark in marked(Request, DefaultFrom).items()
+        }
+
+    def _complete(self, request: Request, named: Named, model: ServedModel) -> Request:
         sampler = sampler_of(request, named, self.settings)
-        update: dict[str, Any] = {"scheduler": sampler.name, "schedule": sampler.schedule}
+        asked = asked_loras(request)
+        update: dict[str, Any] = {
+            "scheduler": sampler.name,
+            "schedule": sampler.schedule,
+            "prompt": asked.prompt,
+            "loras": asked.loras,
+            "lora": None,
+            "model": model.name or None,
+        }
         if request.seed in (None, -1):
             update["seed"] = secrets.randbelow(2**32)
+        if request.only_enlarges and "prompt" not in named.values:
+            update["prompt"] = ""
         if request.init_image is None:
-            width, height = self.default_size
+            width, height = Sizes(self.settings, model.size).default
             update |= {"width": request.width or width, "height": request.height or height}
         return request.model_copy(update=update)

@@ -6,14 +6,17 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from sdworker.image_formats import EXTENSIONS, ImageFormat
 from sdworker.reading import MOST_SKIPPED, Emphasis, PromptSyntax
+from sdworker.request.controls import Control
 from sdworker.request.marks import (
     OUTDATED,
+    AddOnName,
     Also,
     AtMost,
     DefaultFrom,
     EmptyIsNull,
     Int,
     InWords,
+    Many,
     Part,
     Private,
     also_called,
@@ -31,16 +34,21 @@ from sdworker.samplers import (
 from sdworker.settings import Resize
 
 __all__ = [
+    "LARGEST_SCALE",
     "LARGEST_SEED",
     "LONGEST",
     "MULTIPLE",
     "PICTURE",
     "SHORTEST",
+    "Hires",
+    "Lora",
     "Request",
     "Resize",
+    "Upscale",
     "aliases_of",
 ]
 
+LARGEST_SCALE = 10.0  # of a LoRA
 LARGEST_SEED = 2**63 - 1
 SHORTEST, LONGEST, MULTIPLE = 64, 2048, 8  # of an image's sides, in pixels
 
@@ -61,6 +69,102 @@ PICTURE: dict[str, Any] = {"contentMediaType": "image/*"}
 """`json_schema_extra` of a field whose text is a picture: forms take files for it."""
 
 
+class Hires(Part):
+    """A second pass in a larger size. What is left out is the job's own."""
+
+    scale: float = Field(
+        2.0, title="Times as large", gt=1, le=4, description="Times the size of the first pass."
+    )
+    width: Annotated[_Side | None, _SIDE] = Field(
+        None, title="Width", description="In pixels, instead of `scale`; the height follows."
+    )
+    height: Annotated[_Side | None, _SIDE] = Field(
+        None, title="Height", description="In pixels, instead of `scale`; the width follows."
+    )
+    steps: Int = Field(
+        0,
+        title="Steps",
+        ge=0,
+        le=500,
+        description="Sampling steps of the second pass, of which `strength` are run; 0: the job's own.",
+    )
+    strength: Annotated[float, Also("denoising_strength")] = Field(
+        0.6, title="Strength", gt=0, le=1, description="How much of the enlarged picture may change."
+    )
+    upscaler: str = Field(
+        "latent",
+        title="Enlarged by",
+        min_length=1,
+        max_length=200,
+        description="`latent` and its kin (docs/larger-pictures.md), `lanczos`, `nearest`, or an upscaler's name.",
+    )
+
+
+class Upscale(Part):
+    """What is done to the finished images."""
+
+    model: Annotated[str, AddOnName("upscalers")] = Field(
+        title="Upscaler",
+        min_length=1,
+        max_length=2048,
+        description="Its name (docs/larger-pictures.md).",
+    )
+    scale: float = Field(2.0, title="Times as large", gt=1, le=8, description="Times the size.")
+
+
+class Lora(Part):
+    """A LoRA that a job asks for."""
+
+    name: Annotated[str, AddOnName("loras"), Private()] = Field(
+        title="LoRA",
+        min_length=1,
+        max_length=2048,
+        description="A file of the deployment's folders; where it allows the host, a URL, the hub's "
+        "`owner/name[:file][@revision]` or `civitai:VERSION_ID` (docs/addons.md).",
+    )
+    scale: float = Field(
+        1.0, title="Scale", ge=-LARGEST_SCALE, le=LARGEST_SCALE, description="How strongly; 1 is as trained."
+    )
+    text_scale: float | None = Field(
+        None,
+        title="Text scale",
+        ge=-LARGEST_SCALE,
+        le=LARGEST_SCALE,
+        description="How strongly it changes the text encoder; left out: as `scale`.",
+    )
+    sha256: Annotated[str | None, InWords("64 hexadecimal digits"), Private()] = Field(
+        None,
+        title="SHA-256",
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="What a fetched file must hash to.",
+    )
+
+    @property
+    def strength_of_text(self) -> float:
+        return self.scale if self.text_scale is None else self.text_scale
+
+
+class EmbeddingSource(Part):
+    """An embedding (textual inversion) that a job brings."""
+
+    name: str = Field(
+        title="Name", min_length=1, max_length=100, description="What stands for it in the prompts."
+    )
+    source: Annotated[str, AddOnName("embeddings"), Private()] = Field(
+        title="Source",
+        min_length=1,
+        max_length=2048,
+        description="A file of the deployment's folders; where it allows the host, a URL, the hub's "
+        "`owner/name[:file][@revision]` or `civitai:VERSION_ID`.",
+    )
+    sha256: Annotated[str | None, InWords("64 hexadecimal digits"), Private()] = Field(
+        None,
+        title="SHA-256",
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="What a fetched file must hash to.",
+    )
+
+
 class Request(Part):
     """A job's input, checked, with its defaults filled in. Immutable.
 
@@ -77,6 +181,13 @@ class Request(Part):
         max_length=4096,
         description="What to draw.",
         json_schema_extra={"pattern": r"\S"},
+    )
+    model: Annotated[str | None, Also("model_id"), EmptyIsNull(), InWords("the name of a model")] = Field(
+        None,
+        title="Model",
+        min_length=1,
+        max_length=200,
+        description="Which of the worker's models draws; left out: the first.",
     )
     negative_prompt: Annotated[str, Private()] = Field(
         "", title="Negative prompt", max_length=4096, description="What to keep out of the picture."
@@ -143,7 +254,11 @@ class Request(Part):
         1, title="Pictures", ge=1, description="How many images; image i is drawn with `seed` + i."
     )
     num_inference_steps: Annotated[Int, Also("steps"), DefaultFrom("default_steps")] = Field(
-        25, title="Steps", ge=1, le=500, description="Sampling steps: more take longer and refine."
+        25,
+        title="Steps",
+        ge=0,
+        le=500,
+        description="Sampling steps: more take longer and refine; 0, with `upscale`, draws nothing.",
     )
     guidance_scale: Annotated[float, Also("cfg_scale"), DefaultFrom("default_guidance")] = Field(
         7.5,
@@ -176,21 +291,69 @@ class Request(Part):
         _Seed | None,
         InWords("a whole number from 0 to 2^63-1 less num_outputs; -1 or null for a random one"),
     ] = Field(None, title="Seed", description="Seed of the first image; null and -1 mean random.")
+    hires: Hires | None = Field(
+        None,
+        title="Hires",
+        description="Draw small, enlarge, and draw again at the larger size, with the same seeds.",
+    )
+    upscale: Upscale | None = Field(
+        None,
+        title="Upscale",
+        description="Enlarge the finished images. With `num_inference_steps: 0` and an `init_image`, nothing else "
+        "is done, and no prompt is needed.",
+    )
     output_format: Annotated[ImageFormat, BeforeValidator(_format_name)] = Field(
         "png", title="Format", description="Format of the images."
     )
     output_quality: Int = Field(95, title="Quality", ge=1, le=100, description="Quality of jpeg and webp.")
-    nsfw: bool | None = Field(
+    embeddings: Annotated[Many[EmbeddingSource], Private()] = Field(
+        (),
+        title="Embeddings",
+        max_length=16,
+        description="Embeddings from elsewhere; those of the deployment's folders need only be named in a prompt.",
+    )
+    loras: Annotated[Many[Lora], AtMost("max_loras"), Private()] = Field(
+        (),
+        title="LoRAs",
+        description="What changes the model for this job; those of `<lora:name:0.8>` tags in the prompt come on "
+        "top, and all of them add up.",
+    )
+    controls: Annotated[Many[Control], AtMost("max_controls"), Private()] = Field(
+        (),
+        title="ControlNets",
+        max_length=16,
+        description="What the drawing follows beside the prompt; several add up (docs/controlnet.md).",
+    )
+    return_control: bool = Field(
+        False,
+        title="Return hints",
+        description="Returns what the ControlNets were shown as well, behind the images: "
+        '`{"image": …, "control": 0}` for each of `controls`.',
+    )
+    previews: Annotated[bool, DefaultFrom("previews")] = Field(
+        False,
+        title="Previews",
+        description="Shows the first image on its way: progress updates carry a small JPEG as `preview`.",
+    )
+    nsfw: Annotated[bool, Also("disable_safety_checker")] = Field(
+        False,
+        title="Unchecked",
+        description="True lifts the safety checker, where the deployment allows it (`NSFW_OVERRIDE`); elsewhere "
+        "it does nothing.",
+    )
+    lora: Annotated[str | None, EmptyIsNull(), Private()] = Field(
         None,
-        description="Accepted for worker-stable_diffusion_v1's sake; there is no safety checker yet.",
+        max_length=2048,
+        description="One more of `loras`, by worker-stable_diffusion_v1's name.",
         json_schema_extra=OUTDATED,
     )
-    lora: Annotated[str | None, EmptyIsNull(), InWords("nothing yet")] = Field(
-        None,
-        description="Not supported yet: leave it out.",
-        json_schema_extra={"maxLength": 0, **OUTDATED},
+    lora_scale: float = Field(
+        1.0,
+        ge=-LARGEST_SCALE,
+        le=LARGEST_SCALE,
+        description="The scale of `lora`.",
+        json_schema_extra=OUTDATED,
     )
-    lora_scale: float = Field(1.0, ge=0, le=1, description="Not supported yet.", json_schema_extra=OUTDATED)
 
     @field_validator("prompt")
     @classmethod
@@ -220,6 +383,11 @@ class Request(Part):
         """One seed for each image."""
         assert self.seed is not None, "a parsed request has its seed"
         return tuple(self.seed + i for i in range(self.num_outputs))
+
+    @property
+    def only_enlarges(self) -> bool:
+        """Nothing is drawn."""
+        return self.num_inference_steps == 0
 
     @property
     def method(self) -> str:

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 __all__ = [
     "OUTDATED",
+    "AddOnName",
     "Also",
     "AtMost",
     "DefaultFrom",
@@ -79,6 +80,17 @@ class DefaultFrom:
     """The field's default is a setting of the deployment, unless that is None."""
 
     setting: str
+
+
+@dataclass(frozen=True)
+class AddOnName:
+    """The field names an add-on; the schema offers those that the deployment has as `examples`.
+
+    Attributes:
+        folder: that add-ons of the kind lie in, `loras`.
+    """
+
+    folder: str
 
 
 _Mark = TypeVar("_Mark")

@@ -6,14 +6,16 @@ The latter are ignored where they ask for nothing, which is what a peer's defaul
 the reason, where they ask for something. Nobody gets another picture than asked for without being told.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 
 from sdworker.reading import MOST_SKIPPED
+from sdworker.request import controls
 from sdworker.request.declaration import Request
-from sdworker.request.marks import names_of
+from sdworker.request.marks import names_of, whole
 from sdworker.request.names import Entry
 from sdworker.samplers import is_sampler, is_schedule
 from sdworker.wording import show
@@ -85,7 +87,6 @@ def _equal(value: object, harmless: object) -> bool:
 
 
 _OFF = (False,)
-_HIRES = "a second pass in a larger size"
 _REFINER = "a second model"
 _VARIATION = "a variation of another seed"
 _SOFTER = "another treatment of the mask's edge"
@@ -110,7 +111,6 @@ FOREIGN: Mapping[str, Foreign] = {
         Foreign("styles", "saved styles", ([], [""]), instead="write them into the prompt"),
         Foreign("restore_faces", "face restoration", _OFF),
         Foreign("tiling", "tiling", _OFF),
-        Foreign("enable_hr", _HIRES, _OFF),
         *(
             Foreign(name, "")
             for name in (
@@ -173,7 +173,6 @@ FOREIGN: Mapping[str, Foreign] = {
         Foreign("refine", _REFINER, ("no_refiner",)),
         Foreign("refine_steps", ""),
         Foreign("apply_watermark", ""),
-        Foreign("disable_safety_checker", ""),
         Foreign("replicate_weights", "weights from Replicate", ("",)),
         # runpod-worker-a1111's envelope.
         Foreign("api", "a route of the web UI", (), instead="send the payload's own fields as the input"),
@@ -193,6 +192,8 @@ def translate(given: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[Entry], li
     said: list[Entry] = []
     problems: list[str] = []
     _web_ui_settings(left, said, problems)
+    _hires(left, said, problems)
+    controls.translate(left, said, problems)
     for name in [key for key in left if isinstance(key, str) and key in FOREIGN]:
         refusal = FOREIGN[name].refusal(left.pop(name), given)
         problems += [refusal] if refusal else []
@@ -206,9 +207,10 @@ def schemas() -> dict[str, dict[str, Any]]:
     properties: dict[str, dict[str, Any]] = {}
     for foreign in FOREIGN.values():
         properties[foreign.name] = {"deprecated": True}
-        if foreign.harmless is not None and not foreign.needs and not foreign.inside:
+        is_object = bool(foreign.inside) or {} in (foreign.harmless or ())  # nulls in one ask for nothing
+        if foreign.harmless is not None and not foreign.needs and not is_object:
             properties[foreign.name]["enum"] = [*foreign.harmless, None]
-    for name, schema in _SAID_SCHEMAS.items():
+    for name, schema in {**_SAID_SCHEMAS, **controls.schemas()}.items():
         properties[name] = {"deprecated": True, **schema}
     return properties
 
@@ -225,7 +227,7 @@ def _one_picture(left: dict[Any, Any], said: list[Entry], problems: list[str]) -
 
 def _resize_mode(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None:
     """AUTOMATIC1111's `resize_mode`, of which 3 resizes latents."""
-    mode = left.pop("resize_mode", None)
+    mode = whole(left.pop("resize_mode", None))
     if mode is None:
         return
     if isinstance(mode, bool) or not isinstance(mode, int) or mode not in _RESIZES:
@@ -241,7 +243,7 @@ _RESIZES = {0: "stretch", 1: "crop", 2: "fill"}
 
 def _batches(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None:
     """AUTOMATIC1111's `n_iter` batches of `batch_size`, whose seeds go on counting."""
-    batches = left.pop("n_iter", None)
+    batches = whole(left.pop("n_iter", None))
     if batches is None:
         return
     if isinstance(batches, bool) or not isinstance(batches, int) or not 1 <= batches <= 10_000:
@@ -279,7 +281,7 @@ def _web_ui_settings(left: dict[Any, Any], said: list[Entry], problems: list[str
         left["override_settings"] = dict(overridden)
         where.append(("override_settings.", left["override_settings"]))
     for prefix, settings in where:
-        layers = settings.pop("CLIP_stop_at_last_layers", None)
+        layers = whole(settings.pop("CLIP_stop_at_last_layers", None))
         if layers is not None:
             name = f"{prefix}CLIP_stop_at_last_layers"
             if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= MOST_SKIPPED + 1:
@@ -288,7 +290,57 @@ def _web_ui_settings(left: dict[Any, Any], said: list[Entry], problems: list[str
                 )
             else:
                 said.append(Entry(name, "clip_skip", layers - 1))
+        if "sd_model_checkpoint" in settings:
+            name = f"{prefix}sd_model_checkpoint"
+            said.append(Entry(name, "model", settings.pop("sd_model_checkpoint")))
 
+
+def _hires(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None:
+    """AUTOMATIC1111's "hires fix". There its steps are all run, here `strength` of them are."""
+    wanted = left.pop("enable_hr", None)
+    if wanted is None or wanted is False:
+        return
+    if wanted is not True:
+        problems.append(f"enable_hr: {show(wanted)} is not allowed; allowed: true or false")
+        return
+    for name, same in _SAME_IN_HIRES.items():
+        if left.get(name) not in (None, "", same):
+            problems.append(
+                f"{name}: {show(left[name])} asks for a second pass with another one, which this worker does not "
+                "do; leave it out"
+            )
+    given: dict[str, Any] = {
+        field: left.pop(name) for name, field in _HIRES.items() if left.get(name) not in (None, 0)
+    }
+    if "width" in given or "height" in given:
+        given.pop("scale", None)
+    strength = None if _given(left, "init_image") else left.pop("denoising_strength", None)
+    given["strength"] = _HIRES_STRENGTH if strength is None else strength
+    steps = given.get("steps", left.get("steps", left.get("num_inference_steps")))
+    if _is_number(steps) and _is_number(given["strength"]) and 0 < given["strength"] <= 1 and steps >= 1:
+        given["steps"] = min(500, math.ceil(steps / given["strength"]))
+    said.append(Entry("enable_hr", "hires", given))
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_HIRES = {
+    "hr_scale": "scale",
+    "hr_resize_x": "width",
+    "hr_resize_y": "height",
+    "hr_second_pass_steps": "steps",
+    "hr_upscaler": "upscaler",
+}
+_SAME_IN_HIRES = {
+    "hr_checkpoint_name": "Use same checkpoint",
+    "hr_sampler_name": "Use same sampler",
+    "hr_scheduler": "Use same scheduler",
+    "hr_prompt": "",
+    "hr_negative_prompt": "",
+}
+_HIRES_STRENGTH = 0.75  # what the web UI takes where none is named
 
 _SAID: tuple[Callable[[dict[Any, Any], list[Entry], list[str]], None], ...] = (
     _one_picture,
@@ -302,5 +354,7 @@ _SAID_SCHEMAS: dict[str, dict[str, Any]] = {
     "resize_mode": {"enum": [*_RESIZES, None]},
     "n_iter": {"type": ["integer", "null"], "minimum": 1},
     "sampler_index": {"type": ["string", "null"]},
+    "enable_hr": {"type": ["boolean", "null"]},
+    "sd_model_checkpoint": {"type": ["string", "null"]},
     "CLIP_stop_at_last_layers": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_SKIPPED + 1},
 }

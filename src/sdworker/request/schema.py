@@ -1,26 +1,35 @@
 """The JSON Schema (2020-12) of a model of marked fields, in the shape that forms and tables read best."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
-from sdworker.request.marks import EmptyIsNull, also_called, mark_of, part_of
+from sdworker.request.marks import AddOnName, EmptyIsNull, also_called, mark_of, part_of
 
 __all__ = ["schema_of"]
 
 
-def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+_NOTHING: Mapping[str, Sequence[str]] = {}
+
+
+def schema_of(model: type[BaseModel], add_ons: Mapping[str, Sequence[str]] = _NOTHING) -> dict[str, Any]:
     """The schema of a model and of the objects inside it (`$defs`).
 
     An alias is a property that refers to its field's, whose `aliases` names it; null means the default.
+
+    Args:
+        add_ons: kind → the names there are: the `examples` of a field that names one (`AddOnName`), whose `addOn`
+            is the kind.
     """
     schema = model.model_json_schema()
     inside = {part.__name__: part for part in _parts(model)}
-    schema |= _with_names(model, schema, "#")
+    schema |= _with_names(model, schema, "#", add_ons)
     if "$defs" in schema:
         schema["$defs"] = {
-            name: part | _with_names(inside[name], part, f"#/$defs/{name}") if name in inside else part
+            name: part | _with_names(inside[name], part, f"#/$defs/{name}", add_ons)
+            if name in inside
+            else part
             for name, part in schema["$defs"].items()
         }
     return schema
@@ -31,7 +40,9 @@ def _parts(model: type[BaseModel]) -> list[type[BaseModel]]:
     return [*found, *(deeper for part in found for deeper in _parts(part))]
 
 
-def _with_names(model: type[BaseModel], schema: Mapping[str, Any], root: str) -> dict[str, Any]:
+def _with_names(
+    model: type[BaseModel], schema: Mapping[str, Any], root: str, add_ons: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     aliases: dict[str, Any] = {}
     for field, info in model.model_fields.items():
@@ -39,6 +50,9 @@ def _with_names(model: type[BaseModel], schema: Mapping[str, Any], root: str) ->
         properties[field] = part if info.is_required() else _or_null(part)
         if mark_of(info, EmptyIsNull):
             properties[field].pop("minLength", None)
+        if kind := mark_of(info, AddOnName):
+            properties[field]["addOn"] = kind.folder
+            properties[field]["examples"] = list(add_ons.get(kind.folder, ()))
         if names := also_called(info):
             properties[field]["aliases"] = list(names)
         aliases |= {name: {"$ref": f"{root}/properties/{field}"} for name in names}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdworker.request.declaration import LONGEST, MULTIPLE, SHORTEST, Request
+from sdworker.request.declaration import LONGEST, MULTIPLE, SHORTEST, Hires, Request, Upscale
 from sdworker.request.problems import InputError, allowed
 from sdworker.settings import Settings, SettingsError
 
@@ -75,6 +75,41 @@ class Sizes:
             raise InputError(
                 f"init_image: its {given_width}x{given_height} pixels would give an image of {width}x{height}; "
                 f"allowed: {self.allowed()}; {remedy}"
+            )
+        return width, height
+
+    def of_hires(self, hires: Hires, first: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of a second pass, where the first has that size.
+
+        Raises:
+            InputError: they may not be drawn, are of another shape, or are not larger.
+        """
+        width, height = hires.width, hires.height
+        scale = hires.scale
+        if width or height:
+            scale = width / first[0] if width else (height or 0) / first[1]
+        width = width or _to_multiple(first[0] * scale)
+        height = height or _to_multiple(first[1] * scale)
+        said = f"hires: {width}x{height}"
+        if width < first[0] or height < first[1]:
+            raise InputError(f"{said} is smaller than the {first[0]}x{first[1]} of the first pass")
+        if abs(width * first[1] - height * first[0]) > MULTIPLE * max(first):
+            raise InputError(f"{said} is of another shape than the {first[0]}x{first[1]} of the first pass")
+        if max(width, height) > LONGEST or not self.fits(width, height):
+            raise InputError(f"{said} is too large; allowed: {self.allowed()}")
+        return width, height
+
+    def of_upscale(self, upscale: Upscale, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of images of that size once they are enlarged.
+
+        Raises:
+            InputError: they may not become so large.
+        """
+        width, height = (round(side * upscale.scale) for side in size)
+        if width * height > self.settings.max_upscaled_pixels:
+            raise InputError(
+                f"upscale: {width}x{height} is {width * height} pixels; allowed: at most "
+                f"{self.settings.max_upscaled_pixels} (MAX_UPSCALED_PIXELS)"
             )
         return width, height
 

@@ -127,7 +127,7 @@ class Service:
         """
         job_id = str(job.get("id", ""))
         try:
-            output = await self._ready_worker.run(job, on_step=progress.update)
+            output = await self._ready_worker.run(job, progress.update, progress)
             self._check_size(job_id, output)
         except EngineLost as error:
             return {"error": _sendable(str(error)), "stopPod": True}

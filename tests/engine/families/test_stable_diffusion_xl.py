@@ -14,9 +14,9 @@ from diffusers import EulerAncestralDiscreteScheduler
 
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
-from sdworker.engine.errors import EngineError
 from sdworker.engine.model_files import ModelError, check_model_folder
 from sdworker.engine.networks.families.stable_diffusion_xl import StableDiffusionXL
+from sdworker.errors import UserError
 from sdworker.reading import Reading
 from tests.engine.conftest import load
 
@@ -177,7 +177,7 @@ class TestPrompts:
         await self.compare(xl_engine, xl_reference, drawing, *texts)
 
     async def test_more_layers_than_there_are_cannot_be_skipped(self, xl_engine: Engine) -> None:
-        with pytest.raises(EngineError, match=r"clip_skip: 4 is not allowed.*from 0 to 3"):
+        with pytest.raises(UserError, match=r"clip_skip: 4 is not allowed.*from 0 to 3"):
             await xl_engine.draw(base(reading=Reading(clip_skip=4)))
 
     async def test_prompts_joined_and_changing_share_steps_with_others(self, xl_engine: Engine) -> None:

@@ -8,10 +8,8 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from sdworker.engine.lora import LowRank, merge, targets_of
-from sdworker.engine.lora.rows import RowAdapters
+from sdworker.engine.lora.rows import RowAdapters, Use
 from sdworker.engine.lora.slots import AdapterSlots, NoSlotFree, Slot
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +93,7 @@ def test_each_row_of_a_forward_is_as_with_its_own_loras_merged(unet: UNet2DCondi
         [("a", 1.0), ("a", 0.25)],
     ]
     told = RowAdapters.cat(
-        [RowAdapters.of([(*where[name], scale) for name, scale in row], 1, CPU) for row in rows]
+        [RowAdapters.of([Use(*where[name], scale) for name, scale in row], 1, slots) for row in rows]
     )
     given = inputs(len(rows))
 
@@ -123,7 +121,7 @@ def test_a_slot_that_is_used_anew_draws_with_what_lies_there_now(unet: UNet2DCon
     slots.release("first")
     assert slots.place("second", second) == place
     assert slots.hold("first") is None
-    told = RowAdapters.of([(*place, 1.0)], 2, CPU)
+    told = RowAdapters.of([Use(*place, 1.0)], 2, slots)
     given = inputs(2)
     with slots.using(told):
         assert_close(forward(network, *given), forward(merged(unet, (second, 1.0)), *given))
@@ -134,8 +132,8 @@ def test_the_factors_of_the_same_rows_are_gathered_anew_when_asked(unet: UNet2DC
     first, second = random_lora(unet, 4, 1), random_lora(unet, 4, 2)
     slots = AdapterSlots(network := copy.deepcopy(unet), budget_bytes=2**30)
     places = [slots.place(key, weights) for key, weights in (("first", first), ("second", second))]
-    numbers = torch.tensor([[places[0].number]] * 2)
-    told = RowAdapters({4: (numbers, torch.ones(2, 1))}, 2)
+    told = RowAdapters.of([Use(*places[0], 1.0)], 2, slots)
+    numbers, _ = told.tensors()
     given = inputs(2)
     for place, weights in zip(places, (first, second), strict=True):
         numbers.fill_(place.number)
@@ -189,18 +187,74 @@ def test_one_lora_larger_than_the_budget_is_placed_alone(unet: UNet2DConditionMo
     assert slots.hold("a") is None
 
 
-def test_rows_are_cut_joined_and_filled_up_like_any_batch() -> None:
-    a = RowAdapters.of([(4, 1, 0.5)], 2, CPU)
-    b = RowAdapters.of([(4, 2, 1.0), (4, 3, 1.0), (16, 1, 2.0)], 1, CPU)
+def test_rows_are_cut_joined_and_filled_up_like_any_batch(unet: UNet2DConditionModel) -> None:
+    slots = AdapterSlots(copy.deepcopy(unet), budget_bytes=1)
+    a = RowAdapters.of([Use(4, 1, 0.5)], 2, slots)
+    b = RowAdapters.of([Use(4, 2, 1.0), Use(4, 3, 1.0), Use(16, 1, 2.0)], 1, slots)
     whole = RowAdapters.cat([RowAdapters.none(1), a, b])
     assert whole.rows == 4
-    assert whole.key == ((4, 2), (16, 1))
+    assert whole.key == (0, ((4, 2), (16, 1)))
     assert whole.by_rank[4][0].tolist() == [[0, 0], [1, 0], [1, 0], [2, 3]]
     assert whole.by_rank[16][1].tolist() == [[0.0], [0.0], [0.0], [2.0]]
-    assert whole[1:3].by_rank[4][1].tolist() == [[0.5, 0.0], [0.5, 0.0]]
+    assert whole[1:3].by_rank[4][1].tolist() == [[0.5], [0.5]]
     assert whole[1:3].rows == 2
     assert whole.pad(6).by_rank[4][0].tolist()[4:] == [[0, 0], [0, 0]]
-    again = whole.with_tensors(whole.tensors())
-    assert again.key == whole.key
-    assert all(map(torch.equal, again.tensors(), whole.tensors()))
     assert not RowAdapters.none(3)
+    assert RowAdapters.none(3).tensors() == []
+
+
+def test_a_batch_that_stays_the_same_gathers_its_factors_once(unet: UNet2DConditionModel) -> None:
+    slots = AdapterSlots(network := copy.deepcopy(unet), budget_bytes=2**30)
+    use = Use(*slots.place("a", random_lora(unet, 4, 1)), 1.0)
+    kept = []
+    for strength in (1.0, 1.0, 0.5):
+        told = RowAdapters.of([use._replace(strength=strength)], 2, slots)
+        with slots.using(told):
+            forward(network, *inputs(2))
+        kept.append(slots._gathered)
+    assert kept[0] is kept[1]
+    assert kept[1] is not kept[2]
+
+
+def test_a_lora_half_laid_into_its_slot_leaves_nothing(unet: UNet2DConditionModel) -> None:
+    slots = AdapterSlots(network := copy.deepcopy(unet), budget_bytes=2**30)
+    pieces = slots.place_in_pieces("a", random_lora(unet, 4, 1))
+    next(pieces)
+    pieces.close()
+    assert not slots.holds("a")
+    assert slots.used_bytes == 0
+    slot = slots.place("b", second := random_lora(unet, 4, 2, only="attn"))
+    with slots.using(RowAdapters.of([Use(*slot, 1.0)], 2, slots)):
+        assert_close(forward(network, *inputs(2)), forward(merged(unet, (second, 1.0)), *inputs(2)))
+
+
+def test_what_fits_beside_those_in_use_is_known_before(unet: UNet2DConditionModel) -> None:
+    weights = random_lora(unet, 4, 1, only="attn2")
+    slots = AdapterSlots(copy.deepcopy(unet), budget_bytes=0)
+    one = slots.bytes_of(weights)
+    slots = AdapterSlots(copy.deepcopy(unet), budget_bytes=2 * one)
+    assert slots.fits({})
+    assert slots.fits(dict.fromkeys(range(9), one))  # nobody else: it has all of it
+    slots.place("a", weights)
+    assert slots.fits({"b": one})
+    assert not slots.fits({"b": one, "c": one})
+    slots.place("b", weights)
+    assert slots.fits({"a": one, "b": one})
+    assert not slots.fits({"c": one})
+    slots.release("b")
+    assert slots.fits({"c": one})
+    assert not slots.fits({"b": one, "c": one})
+
+
+def test_a_captured_forward_is_known_to_be_out_of_date_once_slots_have_moved(
+    unet: UNet2DConditionModel,
+) -> None:
+    weights = random_lora(unet, 4, 1)
+    slots = AdapterSlots(copy.deepcopy(unet), budget_bytes=2**30)
+    told = RowAdapters.of([Use(*slots.place(0, weights), 1.0)], 2, slots)
+    first = told.key
+    for i in range(1, 4):
+        slots.place(i, weights)
+    assert told.key == first
+    slots.place(4, weights)
+    assert told.key != first

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import CLIPTextModel
 
+from sdworker.engine.lora import Applied
 from sdworker.engine.text.clip import load_text_encoder
 from sdworker.engine.text.encoder import PromptEncoder
 from sdworker.engine.text.prompt import read_text
@@ -123,10 +124,15 @@ def test_an_embeddings_vectors_stand_in_for_its_name(
     """Vectors of known words give what the words give, weights and all."""
     loaded = load_text_encoder(model / "text_encoder", dtype=torch.float32, variant=None).eval()
     red_heart = loaded.embeddings["token_embedding"].weight[tokenizer.encode("red heart")].detach()
-    taught = PromptEncoder(loaded, device=CPU, dtype=torch.float32, embeddings={"my-style": red_heart})
+    other = loaded.embeddings["token_embedding"].weight[tokenizer.encode("blue star")].detach()
     given = read_text("a (my-style:1.3) sun", tokenizer, Reading(), {"my-style": 2})
     meant = read_text("a (red heart:1.3) sun", tokenizer, Reading())
-    assert torch.equal(taught.encode(given), encoder.encode(meant))
+    taught = Applied(embeddings={"my-style": ("one file", red_heart)})
+    assert torch.equal(encoder.encode(given, taught), encoder.encode(meant))
+    # The same name from another file is another text.
+    taught = Applied(embeddings={"my-style": ("another file", other)})
+    meant = read_text("a (blue star:1.3) sun", tokenizer, Reading())
+    assert torch.equal(encoder.encode(given, taught), encoder.encode(meant))
 
 
 class TestMemory:

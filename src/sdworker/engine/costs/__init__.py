@@ -3,6 +3,7 @@
 step_costs.py   seconds by rows and size, and how many rows a step may have: what the policy goes by
 calibration.py  timing forwards, one number of rows after the other
 learner.py      when to measure, and what to make of it
+threads.py      with how many threads a CPU's steps are quickest just now
 
 Imports no networks: whatever has forwards can be measured.
 """

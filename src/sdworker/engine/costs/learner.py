@@ -37,7 +37,7 @@ class CostLearner:
             max_rows: most rows in a forward. None: as many as are found to be worth it.
         """
         self.costs = StepCosts(ASSUMED_SECONDS, model.default_shape, max_rows=max_rows)
-        self._model = model
+        self._model: Measurable | None = model
         self._max_rows = max_rows
         self._stop = threading.Event()
         self._calibration: Calibration | None = None
@@ -47,8 +47,34 @@ class CostLearner:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is something left to measure."""
-        return not self._stop.is_set() and (self._calibration is not None or self._is_to_be_done_again())
+        """Whether there is something left to measure, and a model to measure it on."""
+        if self._stop.is_set() or self._model is None:
+            return False
+        return self._calibration is not None or self._is_to_be_done_again()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was measured, or is to be."""
+        return bool(self._best) or self._calibration is not None or self._again_at is not None
+
+    def join(self, model: Measurable) -> None:
+        """Measure on this one where there is none; all that a learner ever has are of one architecture."""
+        if self._model is None:
+            self._model = model
+
+    def leave(self, model: Measurable) -> None:
+        """Measure on it no more; what was being measured is measured anew on the next one."""
+        if self._model is not model:
+            return
+        self._model = None
+        if self._calibration is not None:
+            self._calibration = None
+            self._again_at = time.monotonic()
+
+    @property
+    def knows(self) -> bool:
+        """Whether `costs` were measured; until then they are assumed."""
+        return bool(self._best)
 
     def stop(self) -> None:
         """Measure nothing more, after the forward at hand; for any thread."""
@@ -56,6 +82,7 @@ class CostLearner:
 
     def begin(self) -> None:
         """From now on there is; `learn_more` does it."""
+        assert self._model is not None, "there is a model to measure on"
         self._again_at = None
         self._calibration = Calibration(
             self._model,
@@ -101,6 +128,7 @@ class CostLearner:
         return self._again_at is not None and time.monotonic() > self._again_at
 
     def _go_by(self, calibration: Calibration) -> None:
+        assert self._model is not None, "it was just measured"
         shape = self._model.default_shape
         if not self._best:
             self._again_at = time.monotonic() + _AGAIN_AFTER_S

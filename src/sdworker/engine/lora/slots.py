@@ -15,7 +15,7 @@ own products, and for convolutions too: rows are groups of one grouped convoluti
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ __all__ = ["RANKS", "AdapterSlots", "NoSlotFree", "Slot"]
 
 RANKS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """A LoRA's factors are padded with zeros to the next of these."""
+_MORE = 4  # slots of a layer are made so many at a time
+_PIECE = 24  # layers that are laid into a slot at a time
 
 
 class NoSlotFree(Exception):
@@ -52,26 +54,35 @@ class _Held:
 
 
 class AdapterSlots:
-    """One network's slots. On the engine's thread only.
+    """One network's slots; a `Layout`. On the engine's thread only, but for `targets` and `bytes_of`.
 
     LoRAs that nobody uses stay until their memory is needed; the one that was used least recently goes first.
+
+    Attributes:
+        targets: the network's layers that a LoRA may change.
+        budget_bytes: most memory of all LoRAs together, as they lie here (padded).
+        version: counts how often the slots' tensors became others.
     """
 
     def __init__(self, network: nn.Module, *, budget_bytes: int) -> None:
         """
         Args:
             network: its layers are given hooks, which stay.
-            budget_bytes: most memory of all LoRAs together, as they lie here (padded).
         """
         parameter = next(network.parameters())
         self.targets = targets_of(network)
+        self.budget_bytes = budget_bytes
+        self.version = 0
         self._device, self._dtype = parameter.device, parameter.dtype
-        self._budget_bytes = budget_bytes
         self._held: OrderedDict[Hashable, _Held] = OrderedDict()
         self._free: dict[int, list[int]] = {}
         self._layers: dict[str, _Layer] = {}
         self._network = network
         self._gathered: _Gathered | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
 
     @property
     def used_bytes(self) -> int:
@@ -81,8 +92,24 @@ class AdapterSlots:
     def bytes_of(self, weights: Mapping[str, LowRank]) -> int:
         """What a LoRA would take here."""
         rank = _padded(max(low_rank.rank for low_rank in weights.values()))
-        element = torch.empty((), dtype=self._dtype).element_size()
-        return sum(element * rank * _length(self.targets[layer]) for layer in weights)
+        return sum(self._dtype.itemsize * rank * _length(self.targets[layer]) for layer in weights)
+
+    def holds(self, key: Hashable) -> bool:
+        """Whether a LoRA is here."""
+        return key in self._held
+
+    def fits(self, wanted: Mapping[Hashable, int]) -> bool:
+        """Whether these could all be held now, besides those in use.
+
+        Args:
+            wanted: LoRA → what it takes (`bytes_of`).
+        """
+        missing = sum(bytes_ for key, bytes_ in wanted.items() if key not in self._held)
+        if not missing:
+            return True
+        staying = sum(held.bytes_ for key, held in self._held.items() if held.users or key in wanted)
+        in_use = any(held.users for held in self._held.values())
+        return staying + missing <= self.budget_bytes or not in_use
 
     def hold(self, key: Hashable) -> Slot | None:
         """Count one more user of a LoRA that is here; None if it is not."""
@@ -104,18 +131,31 @@ class AdapterSlots:
             NoSlotFree: those in use leave no memory for it.
             torch.OutOfMemoryError: the device has less than the budget.
         """
+        pieces = self.place_in_pieces(key, weights)
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as done:
+                slot: Slot = done.value
+                return slot
+
+    def place_in_pieces(self, key: Hashable, weights: Mapping[str, LowRank]) -> Generator[None, None, Slot]:
+        """The same, some layers for each item taken; ended early, it is as if nothing had been."""
         needed = self.bytes_of(weights)
         self._make_room(needed)
         rank = _padded(max(low_rank.rank for low_rank in weights.values()))
         slot = Slot(rank, self._take_number(rank))
-        try:
-            for name, low_rank in weights.items():
-                self._layer(name).put(slot, low_rank)
-        except Exception:
-            self._clear(slot)
-            raise
         held = self._held[key] = _Held(slot, needed)
         held.users = 1
+        try:
+            for count, (name, low_rank) in enumerate(weights.items(), start=1):
+                self._layer(name).put(slot, low_rank)
+                if count % _PIECE == 0:
+                    yield
+        except BaseException:
+            del self._held[key]
+            self._clear(slot)
+            raise
         return slot
 
     def release(self, key: Hashable) -> None:
@@ -124,7 +164,7 @@ class AdapterSlots:
 
     def forget_unused(self) -> None:
         """Give back the memory of all that nobody uses."""
-        self._make_room(self._budget_bytes + 1, only_try=True)
+        self._make_room(self.budget_bytes + 1, only_try=True)
 
     @contextmanager
     def using(self, rows: RowAdapters | None, *, gather_anew: bool = False) -> Iterator[None]:
@@ -132,13 +172,14 @@ class AdapterSlots:
 
         Args:
             rows: for each row of the batch; None or empty for none.
-            gather_anew: pick the rows' factors in every forward, as one that is captured must; else once for as
-                long as the rows stay the same value.
+            gather_anew: pick the rows' factors in this forward, as one that is captured must; else once for as
+                long as the rows are equal.
         """
         if not rows:
+            self._gathered = None
             yield
             return
-        if gather_anew or self._gathered is None or self._gathered.rows is not rows:
+        if gather_anew or self._gathered is None or self._gathered.rows != rows:
             self._gathered = _Gathered(rows)
         for layer in self._layers.values():
             layer.gathered = self._gathered
@@ -151,7 +192,7 @@ class AdapterSlots:
                 self._gathered = None
 
     def _make_room(self, needed: int, *, only_try: bool = False) -> None:
-        while self.used_bytes + needed > self._budget_bytes:
+        while self.used_bytes + needed > self.budget_bytes:
             key = next((key for key, held in self._held.items() if not held.users), None)
             if key is None:
                 # One alone may be larger than the budget: then it has all of it.
@@ -182,9 +223,14 @@ class AdapterSlots:
     def _layer(self, name: str) -> "_Layer":
         layer = self._layers.get(name)
         if layer is None:
-            layer = _Layer(self._network.get_submodule(name), self.targets[name], self._device, self._dtype)
+            layer = _Layer(
+                self._network.get_submodule(name), self.targets[name], self._device, self._dtype, self._moved
+            )
             self._layers[name] = layer
         return layer
+
+    def _moved(self) -> None:
+        self.version += 1
 
 
 class _Gathered:
@@ -199,8 +245,20 @@ class _Gathered:
 class _Layer:
     """A linear layer or convolution with slots beside its weight."""
 
-    def __init__(self, layer: nn.Module, target: Target, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        target: Target,
+        device: torch.device,
+        dtype: torch.dtype,
+        moved: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            moved: told when the slots are other tensors than before.
+        """
         self.gathered: _Gathered | None = None
+        self._moved = moved
         self._target = target
         self._device, self._dtype = device, dtype
         self._down: dict[int, torch.Tensor] = {}
@@ -229,11 +287,15 @@ class _Layer:
         """Keep no slots beyond so many."""
         if rank not in self._down:
             return
+        count = _rounded(most)
         if not self._filled.get(rank):
             del self._down[rank], self._up[rank]
-        elif len(self._down[rank]) > most + 1:
-            self._down[rank] = self._down[rank][: most + 1].clone()
-            self._up[rank] = self._up[rank][: most + 1].clone()
+        elif len(self._down[rank]) > count:
+            self._down[rank] = self._down[rank][:count].clone()
+            self._up[rank] = self._up[rank][:count].clone()
+        else:
+            return
+        self._moved()
 
     def _grow(self, slot: Slot) -> None:
         for factors, length in (
@@ -241,13 +303,14 @@ class _Layer:
             (self._up, self._target.outputs),
         ):
             known = factors.get(slot.rank)
-            count = 1 if known is None else len(known)
-            if count > slot.number and known is not None:
+            if known is not None and len(known) > slot.number:
                 continue
-            grown = torch.zeros(slot.number + 1, slot.rank, length, device=self._device, dtype=self._dtype)
+            count = _rounded(slot.number)
+            grown = torch.zeros(count, slot.rank, length, device=self._device, dtype=self._dtype)
             if known is not None:
-                grown[:count] = known
+                grown[: len(known)] = known
             factors[slot.rank] = grown
+            self._moved()
 
     def _add(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
         """The hook: the layer's output with what its rows' LoRAs add."""
@@ -301,6 +364,11 @@ class _Layer:
             )
             inner = convolved.view(rows, ranks, -1)
         return output + torch.bmm(up.transpose(1, 2), inner).view(output.shape)
+
+
+def _rounded(number: int) -> int:
+    """How many slots there are where the last one used has this number: slot 0 and whole lots."""
+    return 1 + -(-number // _MORE) * _MORE
 
 
 def _padded(rank: int) -> int:

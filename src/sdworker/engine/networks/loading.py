@@ -1,5 +1,6 @@
 """A network from its folder, checked and placed."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,26 @@ from sdworker.engine.text.tokens import ClipTokenizer, load_tokenizer
 __all__ = ["load_network", "load_text", "naming", "place", "use_xformers"]
 
 
-def load_network(checked: ModelFolder, name: str, kind: Any, loading: Loading) -> Any:
+# diffusers builds a network whose weights are still to come by changing what every network is built with.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def load_network(
+    checked: ModelFolder,
+    name: str,
+    kind: Any,
+    loading: Loading,
+    *,
+    dtype: torch.dtype | None = None,
+    may_share: bool = False,
+) -> Any:
     """One of diffusers' networks, on its device.
 
     Args:
         name: the folder's, `unet` say.
         kind: its class.
+        dtype: None: as the others are.
+        may_share: other models may have the same.
 
     Raises:
         ModelError: naming the file.
@@ -29,18 +44,21 @@ def load_network(checked: ModelFolder, name: str, kind: Any, loading: Loading) -
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     folder = checked.path / name
-    module, info = naming(
-        folder,
-        lambda: kind.from_pretrained(
+    with _ONE_AT_A_TIME:
+        module, info = naming(
             folder,
-            dtype=loading.dtype,
-            variant=checked.variants[name],
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        ),
-    )
+            lambda: kind.from_pretrained(
+                folder,
+                dtype=dtype or loading.dtype,
+                variant=checked.variants[name],
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            ),
+        )
     check_complete(folder, info)
+    if may_share:
+        _share(module, folder, loading)
     module = place(folder, module, loading)
     if loading.xformers:
         use_xformers(module)
@@ -68,9 +86,15 @@ def load_text(
             folder, dtype=loading.dtype, variant=checked.variants[name], projects=projects
         ),
     )
+    _share(encoder, folder, loading)
     encoder = place(folder, encoder, loading)
     words = checked.path / checked.layout.text_encoders[name]
     return encoder, naming(words, lambda: load_tokenizer(words, encoder.positions))
+
+
+def _share(network: Any, folder: Path, loading: Loading) -> None:
+    if loading.shared is not None:
+        naming(folder, lambda: loading.shared.adopt(network, sorted(folder.glob("*.safetensors"))))  # type: ignore[union-attr]
 
 
 def place(folder: Path, module: Any, loading: Loading) -> Any:

@@ -16,9 +16,9 @@ from torch import nn
 
 from sdworker.engine.model_files import check_complete
 
-__all__ = ["TextEncoder", "Vectors", "load_text_encoder"]
+__all__ = ["ACTIVATIONS", "Layer", "TextEncoder", "Vectors", "load_text_encoder"]
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "gelu": nn.functional.gelu,
 }
@@ -52,7 +52,7 @@ class TextEncoder(nn.Module):
                 "position_embedding": _embedding(config["max_position_embeddings"], width),
             }
         )
-        layers = (_Layer(config) for _ in range(self.layers))
+        layers = (Layer(config) for _ in range(self.layers))
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
         self.final_layer_norm = nn.LayerNorm(width, eps=config["layer_norm_eps"])
         self._eos: int = config["eos_token_id"]
@@ -121,12 +121,15 @@ def _embedding(count: int, width: int) -> nn.Embedding:
     return nn.Embedding.from_pretrained(torch.empty(count, width))
 
 
-class _Layer(nn.Module):
-    def __init__(self, config: dict[str, Any]) -> None:
+class Layer(nn.Module):
+    """One of CLIP's, of its text model or of its vision model, which looks both ways."""
+
+    def __init__(self, config: dict[str, Any], *, is_causal: bool = True) -> None:
         super().__init__()
+        self._is_causal = is_causal
         width, inner = config["hidden_size"], config["intermediate_size"]
         self._heads = config["num_attention_heads"]
-        self._activation = _ACTIVATIONS[config["hidden_act"]]
+        self._activation = ACTIVATIONS[config["hidden_act"]]
         names = ("q_proj", "k_proj", "v_proj", "out_proj")
         self.self_attn = nn.ModuleDict({name: nn.Linear(width, width) for name in names})
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, inner), "fc2": nn.Linear(inner, width)})
@@ -139,13 +142,13 @@ class _Layer(nn.Module):
         return hidden + self.mlp["fc2"](inner)
 
     def _attend(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Causal self-attention, [rows, length, width] to the same."""
+        """Self-attention, [rows, length, width] to the same."""
         rows, length, width = hidden.shape
         query, key, value = (
             self.self_attn[name](hidden).view(rows, length, self._heads, -1).transpose(1, 2)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=self._is_causal)
         return self.self_attn["out_proj"](attended.transpose(1, 2).reshape(rows, length, width))
 
 
@@ -183,7 +186,7 @@ def load_text_encoder(
 def _is_plain(config: dict[str, Any]) -> bool:
     return (
         config["model_type"] == "clip_text_model"
-        and config["hidden_act"] in _ACTIVATIONS
+        and config["hidden_act"] in ACTIVATIONS
         and not config.get("use_attention_mask")
         and "quantization_config" not in config
         and isinstance(config["eos_token_id"], int)

@@ -7,13 +7,15 @@ which folders are its.
 from collections.abc import Mapping
 from pathlib import Path
 
-from sdworker.engine.model_files import check_model_folder
+import torch
+
+from sdworker.engine.model_files import ModelFolder, check_model_folder
 from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
-from sdworker.engine.networks.families.stable_diffusion_xl import StableDiffusionXL
+from sdworker.engine.networks.families.stable_diffusion_xl import StableDiffusionXL, vae_dtype
 from sdworker.engine.networks.model import Loading, Model
 from sdworker.model_layout import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, Layout
 
-__all__ = ["FAMILIES", "load_model"]
+__all__ = ["FAMILIES", "load_checked", "load_model", "weights_bytes"]
 
 FAMILIES: Mapping[Layout, type[Model]] = {
     STABLE_DIFFUSION: StableDiffusion,
@@ -27,5 +29,15 @@ def load_model(folder: Path, loading: Loading) -> Model:
     Raises:
         ModelError: a file is missing or broken, or the model is of a kind that is not served.
     """
-    checked = check_model_folder(folder)
+    return load_checked(check_model_folder(folder, half=loading.dtype is torch.float16), loading)
+
+
+def load_checked(checked: ModelFolder, loading: Loading) -> Model:
+    """The same of a folder that was just checked."""
     return FAMILIES[checked.layout].load(checked, loading)
+
+
+def weights_bytes(checked: ModelFolder, dtype: torch.dtype) -> int:
+    """What a model's weights take in memory where it runs in `dtype`."""
+    vae = vae_dtype(checked, dtype) if checked.layout is STABLE_DIFFUSION_XL else dtype
+    return sum(count * (vae if part == "vae" else dtype).itemsize for part, count in checked.weights.items())

@@ -1,19 +1,22 @@
 """Stable Diffusion 1.x and 2.x, their 9-channel inpainting models, and latent consistency models of the kind."""
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from sdworker.engine.controls.rows import unet_arguments
 from sdworker.engine.drawing import Drawing
+from sdworker.engine.lora import NO_LORAS, Held
 from sdworker.engine.model_config import ModelError
 from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.loading import load_network, load_text
 from sdworker.engine.networks.model import Loading, Model
-from sdworker.engine.plan import Guidance, Plan
+from sdworker.engine.plan import Guidance, Plan, length_together
 from sdworker.engine.tables import steps_taken
 from sdworker.engine.text.encoder import PromptEncoder
 from sdworker.engine.text.errors import PromptError
@@ -29,12 +32,20 @@ __all__ = ["StableDiffusion", "check_channels"]
 class StableDiffusion(Model):
     """The UNet is told the last hidden state of one CLIP text encoder; an LCM's, the guidance scale too."""
 
-    def __init__(self, *, tokenizer: ClipTokenizer, text_encoder: Any, **parts: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tokenizer: ClipTokenizer,
+        text_encoder: Any,
+        more_text_encoders: Mapping[str, Any] = MappingProxyType({}),
+        **parts: Any,
+    ) -> None:
         """
         Args:
+            more_text_encoders: of a family that has others beside it, by the names of their folders.
             parts: as for `Model`.
         """
-        super().__init__(**parts)
+        super().__init__(text_encoders={"text_encoder": text_encoder, **more_text_encoders}, **parts)
         self._tokenizer = tokenizer
         self._prompts = PromptEncoder(text_encoder, device=self.device, dtype=self.dtype)
 
@@ -43,7 +54,7 @@ class StableDiffusion(Model):
         folder = checked.path
         unet = load_network(checked, "unet", UNet2DConditionModel, loading)
         _check_unet(unet, folder)
-        vae = load_network(checked, "vae", AutoencoderKL, loading)
+        vae = load_network(checked, "vae", AutoencoderKL, loading, may_share=True)
         text_encoder, tokenizer = load_text(checked, "text_encoder", loading)
         return cls(
             tokenizer=tokenizer,
@@ -53,6 +64,7 @@ class StableDiffusion(Model):
             scheduler_config=checked.scheduler_config,
             device=loading.device,
             dtype=loading.dtype,
+            lora_bytes=loading.lora_bytes,
             means=loading.means,
         )
 
@@ -68,18 +80,23 @@ class StableDiffusion(Model):
                 f"clip_skip: {reading.clip_skip} is not allowed; allowed with this model: a whole number from 0 "
                 f"to {self._most_skipped}"
             )
-        taken = steps_taken(drawing.steps, None if drawing.image is None else drawing.strength)
+        taken = steps_taken(drawing.steps, drawing.strength if drawing.starts_from_a_picture else None)
         counted = max(1, taken * PAIRS[drawing.sampler].order)
-        parts = plan_prompt(drawing.prompt, words, evaluations=counted, reading=reading)
+        reads: dict[str, Any] = {
+            "evaluations": counted,
+            "reading": reading,
+            "embeddings": {one.name: one.vectors.count for one in drawing.embeddings},
+        }
+        parts = plan_prompt(drawing.prompt, words, **reads)
         guidance = self._guidance(drawing, tuple(part.weight for part in parts))
         rows = list(parts)
         if guidance.guided:
             negative = drawing.negative_prompt
-            rows.insert(0, plan_negative_prompt(negative, words, evaluations=counted, reading=reading))
+            rows.insert(0, plan_negative_prompt(negative, words, **reads))
         said = [tuple(part.at(i) for part in rows) for i in range(evaluations)]
         texts = tuple(dict.fromkeys(said))
         numbers = {told: number for number, told in enumerate(texts)}
-        lengths = tuple(math.lcm(*(text.length for text in told)) for told in texts)
+        lengths = tuple(length_together(told) for told in texts)
         return Plan(
             guidance=guidance,
             text_lengths=lengths,
@@ -106,22 +123,25 @@ class StableDiffusion(Model):
         return Guidance(scale, weights)
 
     @torch.inference_mode()
-    def condition(self, drawing: Drawing, plan: Plan) -> Generator[None, None, Sequence[Conditioning]]:
+    def condition(
+        self, drawing: Drawing, plan: Plan, held: Held = NO_LORAS
+    ) -> Generator[None, None, Sequence[Conditioning]]:
         conditionings = []
         for texts in plan.texts:
             rows = []
             for number, text in enumerate(texts):
                 is_negative = plan.guidance.guided and number == 0
-                rows.append((yield from self._tell(text, drawing, is_negative=is_negative)))
+                rows.append((yield from self._tell(text, drawing, held, is_negative=is_negative)))
             conditionings.append(Conditioning.cat(rows))
         return conditionings
 
     def _tell(
-        self, text: Text, drawing: Drawing, *, is_negative: bool
+        self, text: Text, drawing: Drawing, held: Held, *, is_negative: bool
     ) -> Generator[None, None, Conditioning]:
         """What the UNet is told in one row, a chunk for each item taken."""
         del is_negative
-        embedded = yield from self._prompts.encode_in_pieces(text)
+        applied = held.applied("text_encoder", drawing.embeddings)
+        embedded = yield from self._prompts.encode_in_pieces(text, applied)
         return Conditioning(embedded, added=self._embedded(drawing.guidance))
 
     def example_conditioning(self) -> Conditioning:
@@ -145,6 +165,7 @@ class StableDiffusion(Model):
             encoder_hidden_states=told.text,
             timestep_cond=told.added.get("timestep_cond"),
             return_dict=False,
+            **unet_arguments(told),
         )[0]
         return output
 

@@ -1,5 +1,6 @@
 """Stable Diffusion XL, its 9-channel inpainting models, and what was distilled from it (Turbo, Lightning)."""
 
+import json
 from collections.abc import Generator
 from dataclasses import replace
 from functools import lru_cache
@@ -8,8 +9,10 @@ from typing import Any, Self
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from sdworker.engine.controls.rows import unet_arguments
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
+from sdworker.engine.lora import Held
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.families.stable_diffusion import StableDiffusion, check_channels
@@ -20,7 +23,7 @@ from sdworker.engine.text.prompt import Text
 from sdworker.engine.text.tokens import ClipTokenizer
 from sdworker.engine.unet_input import Conditioning, UNetInput
 
-__all__ = ["StableDiffusionXL"]
+__all__ = ["StableDiffusionXL", "vae_dtype"]
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -44,7 +47,9 @@ class StableDiffusionXL(StableDiffusion):
             forgets_empty_negative: an empty negative prompt is told as zeros, not as the encoders have it.
             parts: as for `StableDiffusion`.
         """
-        super().__init__(text_encoder=text_encoder, **parts)
+        super().__init__(
+            text_encoder=text_encoder, more_text_encoders={"text_encoder_2": text_encoder_2}, **parts
+        )
         placed: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
         self._prompts: PenultimateEncoder = PenultimateEncoder(text_encoder, **placed)
         self._prompts_2 = PenultimateEncoder(text_encoder_2, **placed)
@@ -61,9 +66,8 @@ class StableDiffusionXL(StableDiffusion):
             )
         unet = load_network(checked, "unet", UNet2DConditionModel, loading)
         check_channels(unet, checked.path)
-        vae = load_network(checked, "vae", AutoencoderKL, loading)
-        if loading.dtype is torch.float16 and vae.config.force_upcast:
-            vae = vae.to(torch.float32)
+        dtype = vae_dtype(checked, loading.dtype)
+        vae = load_network(checked, "vae", AutoencoderKL, loading, dtype=dtype, may_share=True)
         return cls(
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
@@ -75,6 +79,7 @@ class StableDiffusionXL(StableDiffusion):
             scheduler_config=checked.scheduler_config,
             device=loading.device,
             dtype=loading.dtype,
+            lora_bytes=loading.lora_bytes,
             means=loading.means,
         )
 
@@ -87,13 +92,15 @@ class StableDiffusionXL(StableDiffusion):
         return self._prompts.width + self._prompts_2.width
 
     def _tell(
-        self, text: Text, drawing: Drawing, *, is_negative: bool
+        self, text: Text, drawing: Drawing, held: Held, *, is_negative: bool
     ) -> Generator[None, None, Conditioning]:
         text_2 = _padded_with(text, self._pad_2)
-        embedded = yield from self._prompts.encode_in_pieces(text)
-        embedded_2 = yield from self._prompts_2.encode_in_pieces(text_2)
+        applied = held.applied("text_encoder", drawing.embeddings)
+        applied_2 = held.applied("text_encoder_2", drawing.embeddings)
+        embedded = yield from self._prompts.encode_in_pieces(text, applied)
+        embedded_2 = yield from self._prompts_2.encode_in_pieces(text_2, applied_2)
         told = torch.cat([embedded, embedded_2], dim=-1)
-        whole = self._prompts_2.encode_whole(text_2)
+        whole = self._prompts_2.encode_whole(text_2, applied_2)
         if is_negative and self._forgets_empty_negative and not drawing.negative_prompt:
             told, whole = torch.zeros_like(told), torch.zeros_like(whole)
         added = {"text_embeds": whole, "time_ids": self._size_numbers(drawing.width, drawing.height)}
@@ -121,6 +128,7 @@ class StableDiffusionXL(StableDiffusion):
             timestep_cond=told.added.get("timestep_cond"),
             added_cond_kwargs={name: told.added[name] for name in ("text_embeds", "time_ids")},
             return_dict=False,
+            **unet_arguments(told),
         )[0]
         return output
 
@@ -128,6 +136,12 @@ class StableDiffusionXL(StableDiffusion):
         """The picture's own size, where it was cut, and the size that is wanted, [1, 6]: as if it had been drawn
         from one of its own size that nothing was cut off."""
         return send(torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32), self.device)
+
+
+def vae_dtype(checked: ModelFolder, dtype: torch.dtype) -> torch.dtype:
+    """In what its VAE runs where the rest runs in `dtype`."""
+    config = json.loads((checked.path / "vae" / "config.json").read_text("utf-8"))
+    return torch.float32 if dtype is torch.float16 and config.get("force_upcast", True) else dtype
 
 
 @lru_cache(maxsize=256)
