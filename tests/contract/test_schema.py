@@ -34,6 +34,7 @@ BEYOND_THE_SCHEMA = (
     "asks for a second pass",
     "one picture is enlarged to one",
     "surrogate pair",
+    "is no model of this worker",
     "(controls[0].",
 )
 

@@ -120,6 +120,8 @@ class TestInTheEngine:
         monkeypatch.setattr(strips, "decode", seen)
         monkeypatch.setattr("sdworker.engine.engine._CHORES_SHARE", 0.0)  # one piece between two steps
         long = asyncio.create_task(engine.draw(LONG, lambda _step, _steps: order.append("step")))
+        while not order:  # noqa: ASYNC110 - the engine tells nobody
+            await asyncio.sleep(0.01)
         await engine.draw(PLAIN)
         assert not long.done()
         assert order.count("piece") > 40
