@@ -126,4 +126,8 @@ def _cache_folder(settings: Settings, volume: Path) -> Path:
         return settings.addon_cache_dir
     if volume.is_dir():
         return volume / "addons"
-    return Path(tempfile.gettempdir()) / f"sdworker-addons-{os.getuid()}"
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except FileNotFoundError:  # nothing can be written anywhere: only what has to be fetched fails, and then
+        temporary = Path.cwd()
+    return temporary / f"sdworker-addons-{os.getuid()}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdworker.engine.controls import Control, ControlNet
+from sdworker.engine.controls import Control, ControlError, ControlNet
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.networks.prepared import Prepared
@@ -44,7 +44,7 @@ async def test_without_memory_for_one_row_that_drawing_alone_fails(
     )
     assert isinstance(plain, list)
     assert isinstance(other, list)
-    assert isinstance(led, EngineError)
+    assert isinstance(led, ControlError)
     assert str(led).startswith("out of memory in the ControlNet 'edges'; ")
     assert engine.costs.limit((8, 8)) == limit
 
