@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import torch
 
+import sdworker.startup
 import sdworker.worker
 from bench.jobs.laps import Laps
 from bench.processes.timed_worker import TimedModel, build_timed_worker
@@ -100,9 +101,8 @@ def _encode_image(*arguments: Any, **options: Any) -> bytes:
 @cache
 def _load(model: str) -> tuple[Worker, TimedModel, asyncio.Runner]:
     """Started as for the platform, warm-up and all, with one event loop for every job."""
-    patch.multiple(
-        sdworker.worker, Contract=_Contract, Delivery=_Delivery, encode_image=_encode_image
-    ).start()
+    patch.multiple(sdworker.worker, Delivery=_Delivery, encode_image=_encode_image).start()
+    patch.object(sdworker.startup, "Contract", _Contract).start()
     worker, networks = build_timed_worker(model, _Model)
     runner = asyncio.Runner()
     runner.run(worker.warm_up())

@@ -9,7 +9,7 @@ import torch
 
 from bench.steps.forwards import Forward, instant
 from sdworker import startup
-from sdworker.engine.model_files import check_model_folder
+from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
 from sdworker.engine.networks.model import Loading
 from sdworker.engine.unet_input import UNetInput
@@ -48,10 +48,10 @@ def build_timed_worker(
     """
     logging.getLogger("sdworker").setLevel(logging.WARNING)  # a line a job would tear the tables apart
 
-    def load_model(folder: Path, loading: Loading) -> TimedModel:
-        return kind.load(check_model_folder(folder), loading)
+    def load_checked(checked: ModelFolder, loading: Loading) -> TimedModel:
+        return kind.load(checked, loading)
 
-    with patch.object(startup, "load_model", load_model):
+    with patch.object(startup, "load_checked", load_checked):
         worker = startup.build_worker(Settings(model_dir=Path(model), **settings))
     timed = worker.engine.model
     assert isinstance(timed, TimedModel)

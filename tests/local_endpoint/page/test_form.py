@@ -28,7 +28,7 @@ class TestFields:
 
     def test_is_built_from_the_schema(self, page: Any) -> None:
         fill(page)
-        width = page.get_by_label("Width", exact=True)
+        width = page.get_by_role("spinbutton", name="Width", exact=True)
         assert (width.get_attribute("min"), width.get_attribute("max")) == ("64", "2048")
         assert width.get_attribute("placeholder") == "512"
         assert page.get_by_label("Format", exact=True).locator("option").all_inner_texts() == [
@@ -154,7 +154,7 @@ class TestTools:
 
     def test_slider_and_number_follow_each_other(self, page: Any) -> None:
         fill(page, num_inference_steps="30")
-        slider = page.get_by_label("Steps, slider")
+        slider = page.get_by_role("slider", name="Steps, slider")
         assert slider.input_value() == "30"
         slider.focus()
         page.keyboard.press("ArrowRight")
