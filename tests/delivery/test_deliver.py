@@ -326,10 +326,14 @@ class TestFaults:
         assert "'pics'" in caplog.text
         assert SECRET not in caplog.text
 
-    async def test_a_cancelled_delivery_stops_trying(self, configure: Configure, front: Front) -> None:
-        front.faults = [0.2] + [(503, "SlowDown")] * 100
+    async def test_a_cancelled_delivery_stops_trying(
+        self, configure: Configure, front: Front, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sdworker.delivery.deliver._PAUSES_S", (3600.0,))
+        front.faults = [(503, "SlowDown")] * 100
         task = asyncio.create_task(deliver(configure()))
-        await asyncio.sleep(0.1)
+        while not front.puts():  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
