@@ -7,6 +7,7 @@ them, and what enlarges pictures, is here.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,8 @@ from sdworker.engine.engine import Engine
 from sdworker.engine.generation import OnStep
 from sdworker.engine.networks.model import Model
 from sdworker.engine.previews import Previews
-from sdworker.engine.upscaling import Shelf, Upscaler
+from sdworker.engine.shelf import Shelf
+from sdworker.engine.upscaling import Upscaler
 from sdworker.request.declaration import Hires, Upscale
 
 __all__ = ["SecondPass", "Upscalers", "draw_twice", "enlarge"]
@@ -41,6 +43,8 @@ _FILTERS = {
 }
 # So many times the size that is wanted, an upscaler's last run makes at most; the rest would be shrunk away.
 _OVERSHOOT = 2
+# Of upscalers that are kept, all together; the one used last always is.
+_KEPT_BYTES = 256 * 2**20
 
 
 class Upscalers:
@@ -48,7 +52,8 @@ class Upscalers:
 
     def __init__(self, engine: Engine, addons: AddOns) -> None:
         self._addons = addons
-        self._shelf = Shelf(engine.model.device)
+        load = partial(Upscaler.load, device=engine.model.device)
+        self._shelf: Shelf[Upscaler] = Shelf(load, most_bytes=_KEPT_BYTES)
 
     async def of(self, wanted: Hires | Upscale | None) -> Upscaler | None:
         """The one that a job names; None where it names none.
@@ -63,7 +68,9 @@ class Upscalers:
                 pass
             case _:
                 return None
-        return await self._shelf.get(await self._addons.find(Kind.UPSCALER, name), name)
+        file = await self._addons.find(Kind.UPSCALER, name)
+        _, upscaler = await self._shelf.read(file, name=name)
+        return upscaler
 
 
 @dataclass(frozen=True)

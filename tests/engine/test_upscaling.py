@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from sdworker.engine.chores import Chore
 from sdworker.engine.engine import Engine
-from sdworker.engine.upscaling import Shelf, Upscaler, UpscalerError, reading, upscaler
+from sdworker.engine.shelf import Shelf
+from sdworker.engine.upscaling import Upscaler, UpscalerError, reading, upscaler
 
 from .conftest import CPU, RecordingModel
 from .test_engine import LONG
@@ -242,6 +244,14 @@ class TestInTheEngine:
         engine.close()
 
 
+def new_shelf(most_bytes: int = 2**30) -> Shelf[Upscaler]:
+    return Shelf(partial(Upscaler.load, device=CPU), most_bytes=most_bytes)
+
+
+async def get(shelf: Shelf[Upscaler], file: Path, name: str) -> Upscaler:
+    return (await shelf.read(file, name=name))[1]
+
+
 class TestShelf:
     async def test_each_is_loaded_once_and_a_file_that_changed_anew(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -256,26 +266,26 @@ class TestShelf:
         monkeypatch.setattr(Upscaler, "load", counted)
         file = tmp_path / "x2.safetensors"
         file.write_bytes(EMOJI.read_bytes())
-        shelf = Shelf(CPU)
-        one, other = await asyncio.gather(shelf.get(file, "x2"), shelf.get(file, "x2"))
+        shelf = new_shelf()
+        one, other = await asyncio.gather(get(shelf, file, "x2"), get(shelf, file, "x2"))
         assert one is other
-        assert await shelf.get(file, "x2") is one
+        assert await get(shelf, file, "x2") is one
         save_file(load_file(EMOJI), file, metadata={"made": "anew"})
-        assert await shelf.get(file, "x2") is not one
+        assert await get(shelf, file, "x2") is not one
         assert len(loads) == 2
 
     async def test_the_least_recently_used_go_when_there_is_no_room(self, tmp_path: Path) -> None:
         files = [tmp_path / f"{i}.safetensors" for i in range(3)]
         for file in files:
             file.write_bytes(EMOJI.read_bytes())
-        size = load().bytes
-        shelf = Shelf(CPU, most_bytes=2 * size)
-        kept = [await shelf.get(file, file.stem) for file in files]
-        assert await shelf.get(files[2], "2") is kept[2]
-        assert await shelf.get(files[0], "0") is not kept[0]
+        size = load().bytes_
+        shelf = new_shelf(2 * size)
+        kept = [await get(shelf, file, file.stem) for file in files]
+        assert await get(shelf, files[2], "2") is kept[2]
+        assert await get(shelf, files[0], "0") is not kept[0]
 
     async def test_one_that_failed_is_tried_again(self, tmp_path: Path) -> None:
-        shelf = Shelf(CPU)
+        shelf = new_shelf()
         for _ in range(2):
             with pytest.raises(UpscalerError):
-                await shelf.get(as_nothing(tmp_path), "bad")
+                await get(shelf, as_nothing(tmp_path), "bad")

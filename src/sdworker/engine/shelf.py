@@ -6,8 +6,9 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from sdworker.engine.processor import use_cores
 
@@ -27,10 +28,10 @@ Content = TypeVar("Content", bound=_Sized)
 class Shelf(Generic[Content]):
     """For one event loop. The least recently used go when there are too many."""
 
-    def __init__(self, read: Callable[[Path], Content], *, most_bytes: int) -> None:
+    def __init__(self, read: Callable[..., Content], *, most_bytes: int) -> None:
         """
         Args:
-            read: a file's content; called in threads.
+            read: a file's content, by its path; called in threads.
             most_bytes: of all that are kept.
         """
         self._read = read
@@ -40,8 +41,11 @@ class Shelf(Generic[Content]):
         # With one core: the engine has the others, and a second team of threads would slow it (processor.py).
         self._readers = ThreadPoolExecutor(2, "add-ons", initializer=use_cores, initargs=(1,))
 
-    async def read(self, path: Path) -> tuple[Hashable, Content]:
+    async def read(self, path: Path, **words: Any) -> tuple[Hashable, Content]:
         """What a file is known by, for a changed one is another, and its content.
+
+        Args:
+            words: handed on to the reading function by whoever has it read first; they tell no files apart.
 
         Raises:
             Exception: what reading it raises.
@@ -54,7 +58,7 @@ class Shelf(Generic[Content]):
         coming = self._coming.get(key)
         if coming is None:
             loop = asyncio.get_running_loop()
-            coming = self._coming[key] = self._readers.submit(self._read, path)
+            coming = self._coming[key] = self._readers.submit(partial(self._read, path, **words))
             coming.add_done_callback(lambda _: _tell(loop, self._arrived, key))
         return key, await asyncio.shield(asyncio.wrap_future(coming))
 

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from sdworker.engine.controls.errors import ControlError
 from sdworker.engine.controls.net import ControlNet
 from sdworker.engine.model_config import ModelError
-from sdworker.engine.model_files import check_complete, check_finite
+from sdworker.engine.model_files import check_finite
 from sdworker.engine.networks.model import Model
+from sdworker.engine.pretrained import from_pretrained
 
 __all__ = ["load_control_net"]
 
@@ -78,16 +79,7 @@ def _from_folder(folder: Path, unet: Mapping[str, Any], dtype: torch.dtype) -> A
     defaults = inspect.signature(ControlNetModel.__init__).parameters
     _check_fit({key: config.get(key, defaults[key].default) for key in _MUST_FIT}, unet)
     variant = None if (folder / "diffusion_pytorch_model.safetensors").is_file() else "fp16"
-    module, info = ControlNetModel.from_pretrained(
-        folder,
-        dtype=dtype,
-        variant=variant,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    check_complete(folder, info)
-    return module
+    return from_pretrained(ControlNetModel, folder, dtype=dtype, variant=variant)
 
 
 def _from_file(file: Path, unet: Mapping[str, Any], dtype: torch.dtype) -> Any:

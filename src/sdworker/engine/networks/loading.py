@@ -1,6 +1,5 @@
 """A network from its folder, checked and placed."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,13 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from sdworker.engine.model_config import ModelError, shown
-from sdworker.engine.model_files import ModelFolder, check_complete, check_finite, why_not
+from sdworker.engine.model_files import ModelFolder, check_finite, why_not
 from sdworker.engine.networks.model import Loading
+from sdworker.engine.pretrained import from_pretrained
 from sdworker.engine.text.clip import load_text_encoder
 from sdworker.engine.text.tokens import ClipTokenizer, load_tokenizer
 
 __all__ = ["load_network", "load_text", "naming", "place", "use_xformers"]
-
-
-# diffusers builds a network whose weights are still to come by changing what every network is built with.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def load_network(
@@ -44,19 +40,10 @@ def load_network(
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     folder = checked.path / name
-    with _ONE_AT_A_TIME:
-        module, info = naming(
-            folder,
-            lambda: kind.from_pretrained(
-                folder,
-                dtype=dtype or loading.dtype,
-                variant=checked.variants[name],
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            ),
-        )
-    check_complete(folder, info)
+    module = naming(
+        folder,
+        lambda: from_pretrained(kind, folder, dtype=dtype or loading.dtype, variant=checked.variants[name]),
+    )
     if may_share:
         _share(module, folder, loading)
     module = place(folder, module, loading)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sdworker.engine.model_files import check_complete
+from sdworker.engine.pretrained import from_pretrained
 
 __all__ = ["ACTIVATIONS", "Layer", "TextEncoder", "Vectors", "load_text_encoder"]
 
@@ -218,15 +219,7 @@ class _EncoderOfTransformers(nn.Module):
         logging.disable_progress_bar()
         super().__init__()
         kind = CLIPTextModelWithProjection if projects else CLIPTextModel
-        self.model, info = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        check_complete(folder, info)
+        self.model = from_pretrained(kind, folder, dtype=dtype, variant=variant)
         self.positions: int = self.model.config.max_position_embeddings
         self.layers: int = self.model.config.num_hidden_layers
         self.width: int = self.model.config.hidden_size

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sdworker.engine.pretrained import BUILDING
 from sdworker.errors import UserError
 
 __all__ = ["SUFFIXES", "UpscalerError", "read"]
@@ -44,7 +45,8 @@ def read(file: Path, name: str) -> Any:
     if file.suffix.lower() not in SUFFIXES:
         raise UpscalerError(f"the upscaler {name!r} is not a {' or '.join(SUFFIXES)} file")
     try:
-        found = spandrel.ModelLoader("cpu").load_from_file(file)
+        with BUILDING:
+            found = spandrel.ModelLoader("cpu").load_from_file(file)
     except pickle.UnpicklingError as error:
         raise UpscalerError(
             f"the upscaler {name!r} holds more than weights ({_first_line(error)}) and is not read; convert it to "

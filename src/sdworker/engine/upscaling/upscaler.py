@@ -30,7 +30,7 @@ class Upscaler:
     Attributes:
         name: what jobs call it.
         scale: how many times as large it makes pictures.
-        bytes: of its weights, in memory.
+        bytes_: of its weights, in memory.
     """
 
     def __init__(self, name: str, described: Any, *, device: torch.device) -> None:
@@ -45,7 +45,7 @@ class Upscaler:
         self._device = device
         self._dtype = torch.float16 if device.type == "cuda" and described.supports_half else torch.float32
         parameters = list(described.model.parameters())
-        self.bytes = sum(each.numel() for each in parameters) * self._dtype.itemsize
+        self.bytes_ = sum(each.numel() for each in parameters) * self._dtype.itemsize
         self._weights = max(1, sum(each.numel() for each in parameters))
 
     @classmethod
