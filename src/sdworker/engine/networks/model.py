@@ -106,6 +106,12 @@ class Model(ABC):
             ModelError: a file is broken, or the model is of a kind that is not served.
         """
 
+    @classmethod
+    def vae_dtype(cls, checked: ModelFolder, dtype: torch.dtype) -> torch.dtype:
+        """In what the VAE of a folder of this family runs where the rest runs in `dtype`."""
+        del checked
+        return dtype
+
     @abstractmethod
     def plan(self, drawing: Drawing, evaluations: int) -> Plan:
         """How a drawing will be told to the UNet in so many evaluations; for any thread.

@@ -11,7 +11,7 @@ import torch
 
 from sdworker.engine.model_files import ModelFolder, check_model_folder
 from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
-from sdworker.engine.networks.families.stable_diffusion_xl import StableDiffusionXL, vae_dtype
+from sdworker.engine.networks.families.stable_diffusion_xl import StableDiffusionXL
 from sdworker.engine.networks.model import Loading, Model
 from sdworker.model_layout import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, Layout
 
@@ -39,5 +39,5 @@ def load_checked(checked: ModelFolder, loading: Loading) -> Model:
 
 def weights_bytes(checked: ModelFolder, dtype: torch.dtype) -> int:
     """What a model's weights take in memory where it runs in `dtype`."""
-    vae = vae_dtype(checked, dtype) if checked.layout is STABLE_DIFFUSION_XL else dtype
+    vae = FAMILIES[checked.layout].vae_dtype(checked, dtype)
     return sum(count * (vae if part == "vae" else dtype).itemsize for part, count in checked.weights.items())

@@ -51,22 +51,41 @@ class StableDiffusion(Model):
 
     @classmethod
     def load(cls, checked: ModelFolder, loading: Loading) -> Self:
-        folder = checked.path
+        return cls(**cls._load_parts(checked, loading))
+
+    @classmethod
+    def _load_parts(cls, checked: ModelFolder, loading: Loading) -> dict[str, Any]:
+        """What it is made of, by the names that `__init__` has for it.
+
+        Raises:
+            ModelError: as `load`.
+        """
         unet = load_network(checked, "unet", UNet2DConditionModel, loading)
-        _check_unet(unet, folder)
-        vae = load_network(checked, "vae", AutoencoderKL, loading, may_share=True)
+        cls._check_unet(unet, checked.path)
+        dtype = cls.vae_dtype(checked, loading.dtype)
+        vae = load_network(checked, "vae", AutoencoderKL, loading, dtype=dtype, may_share=True)
         text_encoder, tokenizer = load_text(checked, "text_encoder", loading)
-        return cls(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            unet=unet,
-            vae=vae,
-            scheduler_config=checked.scheduler_config,
-            device=loading.device,
-            dtype=loading.dtype,
-            lora_bytes=loading.lora_bytes,
-            means=loading.means,
-        )
+        return {
+            "tokenizer": tokenizer,
+            "text_encoder": text_encoder,
+            "unet": unet,
+            "vae": vae,
+            "scheduler_config": checked.scheduler_config,
+            "device": loading.device,
+            "dtype": loading.dtype,
+            "lora_bytes": loading.lora_bytes,
+            "means": loading.means,
+        }
+
+    @classmethod
+    def _check_unet(cls, unet: Any, folder: Path) -> None:
+        """Raises: ModelError: it takes something else than what it would be told."""
+        check_channels(unet, folder)
+        config = unet.config
+        if config.addition_embed_type is not None or config.class_embed_type is not None:
+            raise ModelError(
+                f"{folder / 'unet'} needs more than a prompt; Stable Diffusion 1.x and 2.x are served"
+            )
 
     @property
     def embeds_guidance(self) -> bool:
@@ -164,10 +183,16 @@ class StableDiffusion(Model):
             inputs.timesteps,
             encoder_hidden_states=told.text,
             timestep_cond=told.added.get("timestep_cond"),
+            added_cond_kwargs=self._added_conditions(told),
             return_dict=False,
             **unet_arguments(told),
         )[0]
         return output
+
+    def _added_conditions(self, told: Conditioning) -> dict[str, torch.Tensor] | None:
+        """What diffusers' UNet takes as `added_cond_kwargs`."""
+        del told
+        return None
 
     def _embedded(self, guidance: float) -> dict[str, torch.Tensor]:
         """What a model that embeds the guidance scale is given of it."""
@@ -188,15 +213,6 @@ def check_channels(unet: Any, folder: Path) -> None:
         raise ModelError(
             f"{folder / 'unet'} takes {channels} input channels; "
             "4 (text to image) and 9 (inpainting) are served"
-        )
-
-
-def _check_unet(unet: Any, folder: Path) -> None:
-    check_channels(unet, folder)
-    config = unet.config
-    if config.addition_embed_type is not None or config.class_embed_type is not None:
-        raise ModelError(
-            f"{folder / 'unet'} needs more than a prompt; Stable Diffusion 1.x and 2.x are served"
         )
 
 

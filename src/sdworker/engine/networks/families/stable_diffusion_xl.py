@@ -4,26 +4,25 @@ import json
 from collections.abc import Generator
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from sdworker.engine.controls.rows import unet_arguments
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.lora import Held
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import ModelFolder
 from sdworker.engine.networks.families.stable_diffusion import StableDiffusion, check_channels
-from sdworker.engine.networks.loading import load_network, load_text
+from sdworker.engine.networks.loading import load_text
 from sdworker.engine.networks.model import Loading
 from sdworker.engine.text.encoder import PenultimateEncoder
 from sdworker.engine.text.prompt import Text
 from sdworker.engine.text.tokens import ClipTokenizer
-from sdworker.engine.unet_input import Conditioning, UNetInput
+from sdworker.engine.unet_input import Conditioning
 
-__all__ = ["StableDiffusionXL", "vae_dtype"]
+__all__ = ["StableDiffusionXL"]
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -57,31 +56,27 @@ class StableDiffusionXL(StableDiffusion):
         self._forgets_empty_negative = forgets_empty_negative
 
     @classmethod
-    def load(cls, checked: ModelFolder, loading: Loading) -> Self:
-        text_encoder, tokenizer = load_text(checked, "text_encoder", loading)
+    def _load_parts(cls, checked: ModelFolder, loading: Loading) -> dict[str, Any]:
+        parts = super()._load_parts(checked, loading)
         text_encoder_2, tokenizer_2 = load_text(checked, "text_encoder_2", loading, projects=True)
-        if not tokenizer.reads_like(tokenizer_2):
+        if not parts["tokenizer"].reads_like(tokenizer_2):
             raise ModelError(
                 f"{shown(checked.path / 'tokenizer_2')} knows other words than tokenizer; prompts would differ"
             )
-        unet = load_network(checked, "unet", UNet2DConditionModel, loading)
-        check_channels(unet, checked.path)
-        dtype = vae_dtype(checked, loading.dtype)
-        vae = load_network(checked, "vae", AutoencoderKL, loading, dtype=dtype, may_share=True)
-        return cls(
-            tokenizer=tokenizer,
-            tokenizer_2=tokenizer_2,
-            text_encoder=text_encoder,
-            text_encoder_2=text_encoder_2,
-            forgets_empty_negative=bool(checked.index.get("force_zeros_for_empty_prompt", True)),
-            unet=unet,
-            vae=vae,
-            scheduler_config=checked.scheduler_config,
-            device=loading.device,
-            dtype=loading.dtype,
-            lora_bytes=loading.lora_bytes,
-            means=loading.means,
-        )
+        return parts | {
+            "text_encoder_2": text_encoder_2,
+            "tokenizer_2": tokenizer_2,
+            "forgets_empty_negative": bool(checked.index.get("force_zeros_for_empty_prompt", True)),
+        }
+
+    @classmethod
+    def vae_dtype(cls, checked: ModelFolder, dtype: torch.dtype) -> torch.dtype:
+        config = json.loads((checked.path / "vae" / "config.json").read_text("utf-8"))
+        return torch.float32 if dtype is torch.float16 and config.get("force_upcast", True) else dtype
+
+    @classmethod
+    def _check_unet(cls, unet: Any, folder: Path) -> None:
+        check_channels(unet, folder)
 
     @property
     def _most_skipped(self) -> int:
@@ -116,32 +111,13 @@ class StableDiffusionXL(StableDiffusion):
         }
         return Conditioning(told, added=added | self._embedded(1.0))
 
-    def forward(self, inputs: UNetInput) -> torch.Tensor:
-        told = inputs.conditioning
-        latents = inputs.latents
-        if told.channels is not None:
-            latents = torch.cat([latents, told.channels], dim=1)
-        output: torch.Tensor = self._unet(
-            latents,
-            inputs.timesteps,
-            encoder_hidden_states=told.text,
-            timestep_cond=told.added.get("timestep_cond"),
-            added_cond_kwargs={name: told.added[name] for name in ("text_embeds", "time_ids")},
-            return_dict=False,
-            **unet_arguments(told),
-        )[0]
-        return output
+    def _added_conditions(self, told: Conditioning) -> dict[str, torch.Tensor]:
+        return {name: told.added[name] for name in ("text_embeds", "time_ids")}
 
     def _size_numbers(self, width: int, height: int) -> torch.Tensor:
         """The picture's own size, where it was cut, and the size that is wanted, [1, 6]: as if it had been drawn
         from one of its own size that nothing was cut off."""
         return send(torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32), self.device)
-
-
-def vae_dtype(checked: ModelFolder, dtype: torch.dtype) -> torch.dtype:
-    """In what its VAE runs where the rest runs in `dtype`."""
-    config = json.loads((checked.path / "vae" / "config.json").read_text("utf-8"))
-    return torch.float32 if dtype is torch.float16 and config.get("force_upcast", True) else dtype
 
 
 @lru_cache(maxsize=256)
