@@ -9,7 +9,7 @@ their own and encoded in threads, the engine has its own thread, so any number o
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -184,7 +184,7 @@ class Worker:
             watch.lap("check")
         files = await self._encode(request, drawing, images, flagged)
         if request.return_control:
-            files += await self._encode_hints(request, [control.hint for control in controls])
+            files += await _encode_all(request, [(control.hint, "") for control in controls])
         watch.lap("encode")
         delivered = await self._delivery.deliver(
             files, job_id=job_id, format=request.output_format, bucket=bucket
@@ -287,33 +287,25 @@ class Worker:
     async def _fetch_mask(self, source: str | None) -> PictureFile | None:
         return None if source is None else await fetch_picture(source, field="mask", limits=self._limits)
 
-    async def _encode_hints(self, request: Request, hints: list[np.ndarray]) -> list[bytes]:
-        """What ControlNets were shown, as files."""
-        encode = partial(
-            encode_image, format=request.output_format, quality=request.output_quality, parameters=""
-        )
-        return await asyncio.gather(*(asyncio.to_thread(encode, hint) for hint in hints))
-
     async def _encode(
         self, request: Request, drawing: Drawing, images: list[np.ndarray], flagged: Collection[int]
     ) -> list[bytes]:
         """The images as files, each with its own generation data; those that are flagged as the guard has them."""
-        size = drawing.width, drawing.height
+        size, model = (drawing.width, drawing.height), request.model or ""
+        shown = list(images)
+        if self._guard is not None:
+            for number in flagged:
+                shown[number] = await asyncio.to_thread(self._guard.treat, images[number])
+        told = [parameters_text(request, seed=seed, size=size, model=model) for seed in drawing.seeds]
+        return await _encode_all(request, list(zip(shown, told, strict=True)))
 
-        def encode(number: int) -> bytes:
-            pixels = images[number]
-            if number in flagged and self._guard is not None:
-                pixels = self._guard.treat(pixels)
-            return encode_image(
-                pixels,
-                format=request.output_format,
-                quality=request.output_quality,
-                parameters=parameters_text(
-                    request, seed=drawing.seeds[number], size=size, model=request.model or ""
-                ),
-            )
 
-        return await asyncio.gather(*(asyncio.to_thread(encode, number) for number in range(len(images))))
+async def _encode_all(request: Request, pictures: Sequence[tuple[np.ndarray, str]]) -> list[bytes]:
+    """Pixels, each with the generation data that go into its file, as files of the job's format."""
+    encode = partial(encode_image, format=request.output_format, quality=request.output_quality)
+    return await asyncio.gather(
+        *(asyncio.to_thread(encode, pixels, parameters=parameters) for pixels, parameters in pictures)
+    )
 
 
 def _control_nets(settings: Settings, model: Model) -> ControlNets:

@@ -112,6 +112,14 @@ class Upscale(Part):
     scale: float = Field(2.0, title="Times as large", gt=1, le=8, description="Times the size.")
 
 
+Sha256 = Annotated[
+    str | None,
+    InWords("64 hexadecimal digits"),
+    Private(),
+    Field(title="SHA-256", pattern=r"^[0-9a-fA-F]{64}$", description="What a fetched file must hash to."),
+]
+
+
 class Lora(Part):
     """A LoRA that a job asks for."""
 
@@ -132,12 +140,7 @@ class Lora(Part):
         le=LARGEST_SCALE,
         description="How strongly it changes the text encoder; left out: as `scale`.",
     )
-    sha256: Annotated[str | None, InWords("64 hexadecimal digits"), Private()] = Field(
-        None,
-        title="SHA-256",
-        pattern=r"^[0-9a-fA-F]{64}$",
-        description="What a fetched file must hash to.",
-    )
+    sha256: Sha256 = None
 
     @property
     def strength_of_text(self) -> float:
@@ -157,12 +160,7 @@ class EmbeddingSource(Part):
         description="A file of the deployment's folders; where it allows the host, a URL, the hub's "
         "`owner/name[:file][@revision]` or `civitai:VERSION_ID`.",
     )
-    sha256: Annotated[str | None, InWords("64 hexadecimal digits"), Private()] = Field(
-        None,
-        title="SHA-256",
-        pattern=r"^[0-9a-fA-F]{64}$",
-        description="What a fetched file must hash to.",
-    )
+    sha256: Sha256 = None
 
 
 class Request(Part):
