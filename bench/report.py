@@ -4,13 +4,13 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["machine", "spread", "table", "write_json"]
+__all__ = ["machine", "ratio_table", "spread", "table", "write_json"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -39,6 +39,28 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -
     print(f"\n{title}")
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def ratio_table(title: str, first: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what was measured in several ways: milliseconds, and the ratio with its least and largest.
+
+    Args:
+        first: what the ways are, for the header.
+        figures: way → what was timed → `ms` and `ratio`, each a `spread`.
+    """
+    what = list(next(iter(figures.values())))
+    rows = [
+        (
+            way,
+            *(
+                f"{of[one]['ms']['median']:.1f} ({of[one]['ratio']['min']:.2f} … "
+                f"{of[one]['ratio']['median']:.2f} … {of[one]['ratio']['max']:.2f})"
+                for one in what
+            ),
+        )
+        for way, of in figures.items()
+    ]
+    table(title, (first, *what), rows)
 
 
 def write_json(name: str, figures: dict[str, Any]) -> Path:

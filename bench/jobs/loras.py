@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from bench.common import drawing_for, load_here
 from bench.processes.own_process import OwnProcess
 from bench.report import spread, table, write_json
 from sdworker.engine.device import time_call
@@ -29,10 +30,8 @@ from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.lora import LoraUse, Target, read_lora
 from sdworker.engine.lora.adapters import UNET
-from sdworker.engine.networks.families import load_model
-from sdworker.engine.networks.model import Loading, Model
+from sdworker.engine.networks.model import Model
 from sdworker.engine.unet_input import UNetInput
-from sdworker.model_place import trained_size
 
 __all__ = ["run"]
 
@@ -42,9 +41,7 @@ _NAIVE_JOBS, _POOL, _THROUGH = 6, 16, 200
 
 def run(folder: Path, rounds: int) -> None:
     """Measure and report."""
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    model = load_model(folder, Loading(device, dtype=torch.float16 if cuda else torch.float32))
+    model = load_here(folder)
     with tempfile.TemporaryDirectory() as made:
         files = [Path(made) / f"{number}.safetensors" for number in range(_CALLERS)]
         for number, file in enumerate(files):
@@ -142,17 +139,8 @@ async def _serve(model: Model, loras: Sequence[LoraUse], rounds: int) -> dict[st
 
 
 def _drawing(engine: Engine, seed: int, loras: tuple[LoraUse, ...], steps: int = _STEPS) -> Drawing:
-    width, height = trained_size(engine.model._unet.config, engine.model.autoencoder.config)
-    return Drawing(
-        prompt=f"a red apple, number {seed}",
-        negative_prompt="",
-        width=width,
-        height=height,
-        steps=steps,
-        guidance=5.0,
-        sampler="DPM++ 2M Karras",
-        seeds=(seed,),
-        loras=loras,
+    return drawing_for(
+        engine.model, prompt=f"a red apple, number {seed}", steps=steps, seeds=(seed,), loras=loras
     )
 
 

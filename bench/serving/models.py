@@ -11,15 +11,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-import torch
-
+from bench.common import drawing_for, loading_here
 from bench.jobs.usage import used_bytes
 from bench.report import spread, table, write_json
-from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.model_files import check_model_folder
 from sdworker.engine.networks.families import load_model, weights_bytes
-from sdworker.engine.networks.model import Loading
 from sdworker.engine.pool import ModelPool, Pooled
 
 __all__ = ["run"]
@@ -38,8 +35,7 @@ def run(folder: Path, rounds: int) -> None:
 
 
 async def _measure(folder: Path, rounds: int) -> dict[str, object]:
-    cuda = torch.cuda.is_available()
-    loading = Loading(torch.device("cuda" if cuda else "cpu"), torch.float16 if cuda else torch.float32)
+    loading = loading_here()
     engine = Engine(load_model(folder, loading))
     await engine.calibrate()
     load = partial(load_model, folder, loading)
@@ -97,15 +93,4 @@ async def _seconds(engine: Engine, pool: ModelPool, names: str) -> float:
 
 async def _draw(engine: Engine, pool: ModelPool, name: str, seed: int, *, steps: int = _STEPS) -> None:
     async with pool.use(name) as model:
-        width, height = model.default_size
-        drawing = Drawing(
-            prompt="a red apple",
-            negative_prompt="",
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=5.0,
-            sampler="DPM++ 2M Karras",
-            seeds=(seed,),
-        )
-        await engine.draw(drawing, model=model)
+        await engine.draw(drawing_for(model, steps=steps, seeds=(seed,)), model=model)

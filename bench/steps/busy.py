@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bench.report import spread, table, write_json
+from bench.report import ratio_table, spread, write_json
 
 __all__ = ["run"]
 
@@ -46,21 +46,10 @@ def run(model: Path, rounds: int, ways: Mapping[str, dict[str, str]] = _WAYS) ->
             measured[way].append(_measure(model, environment))
     base = measured[next(iter(ways))]
     figures = {way: _figures(runs, base) for way, runs in measured.items()}
-    what = list(base[0])
-    table(
+    ratio_table(
         f"busy: milliseconds of a step, median of {rounds} rounds, and the ratio to {next(iter(ways))}, quiet",
-        ("way of waiting", *what),
-        [
-            (
-                way,
-                *(
-                    f"{of[one]['ms']['median']:.1f} ({of[one]['ratio']['min']:.2f} … "
-                    f"{of[one]['ratio']['median']:.2f} … {of[one]['ratio']['max']:.2f})"
-                    for one in what
-                ),
-            )
-            for way, of in figures.items()
-        ],
+        "way of waiting",
+        figures,
     )
     print(f"written to {write_json('busy', figures)}")
 

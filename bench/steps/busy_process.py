@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 
-from sdworker.engine.drawing import Drawing
+from bench.common import drawing_for
 from sdworker.engine.engine import Engine
 from sdworker.settings import load_settings
 from sdworker.startup import build_worker
@@ -43,11 +43,7 @@ def _neighbours() -> Iterator[None]:
 async def _measure(engine: Engine) -> dict[str, float]:
     async def median_ms(rows: int) -> float:
         ends: list[float] = []
-        side = 8 * engine.model.default_shape[0]
-        drawing = Drawing(
-            prompt="a red apple", negative_prompt="", width=side, height=side, steps=_STEPS, guidance=7.5,
-            sampler="DPM++ 2M Karras", seeds=tuple(range(rows // 2)),
-        )  # fmt: skip
+        drawing = drawing_for(engine.model, steps=_STEPS, guidance=7.5, seeds=tuple(range(rows // 2)))
         await engine.draw(drawing, lambda _step, _steps: ends.append(time.perf_counter()))
         return 1000 * statistics.median(later - sooner for sooner, later in pairwise(ends))
 

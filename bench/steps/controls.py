@@ -15,12 +15,12 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.common import load_here
 from bench.report import spread, table
 from sdworker.engine.controls import ControlNet
 from sdworker.engine.controls.rows import Lead, RowControls
 from sdworker.engine.device import time_call
-from sdworker.engine.networks.families import load_model
-from sdworker.engine.networks.model import Loading, Model
+from sdworker.engine.networks.model import Model
 from sdworker.engine.unet_input import UNetInput
 
 __all__ = ["flops_of_a_led_row", "measure", "report", "write_net"]
@@ -76,18 +76,16 @@ class _Round:
 
 def measure(folder: Path, net_folder: Path, rounds: int) -> dict[str, Any]:
     """The figures, as they are written."""
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    model = load_model(folder, Loading(device, dtype=torch.float16 if cuda else torch.float32))
+    model = load_here(folder)
     net = ControlNet(ControlNetModel.from_pretrained(net_folder, dtype=model.dtype).eval(), "edges")
-    net.place(device, channels_last=True)
+    net.place(model.device, channels_last=True)
     with torch.inference_mode():
         plain, two = model.example_input(_ROWS), model.example_input(2)
         led = _led(plain, net, model)
         preview = _preview(model)
 
         def milliseconds(call: Callable[[], object]) -> float:
-            return min(time_call(device, call, _REPEATS)) * 1000
+            return min(time_call(model.device, call, _REPEATS)) * 1000
 
         measured = [
             _Round(

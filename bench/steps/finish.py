@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.common import load_here
 from bench.report import spread, table, write_json
 from sdworker.engine.chores import Chore
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.networks import strips
-from sdworker.engine.networks.families import load_model
-from sdworker.engine.networks.model import Loading, Model
+from sdworker.engine.networks.model import Model
 from sdworker.engine.upscaling import Upscaler
 
 __all__ = ["run"]
@@ -37,9 +37,7 @@ _LEVELS = 127.5
 
 def run(folder: Path, rounds: int) -> None:
     """Measure and report."""
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    model = load_model(folder, Loading(device, dtype=torch.float16 if cuda else torch.float32))
+    model = load_here(folder)
     figures: dict[str, Any] = {}
     pauses = [asyncio.run(_measure_pauses(model)) for _ in range(rounds)]
     rows = []

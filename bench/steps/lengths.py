@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 
+from bench.common import load_here
 from bench.report import spread, table, write_json
 from sdworker.engine.device import time_call
-from sdworker.engine.networks.families import load_model
-from sdworker.engine.networks.model import Loading
 from sdworker.engine.unet_input import UNetInput
 
 __all__ = ["run"]
@@ -24,9 +23,7 @@ _REPEATS = 3
 
 def run(folder: Path, rounds: int) -> None:
     """Measure and report."""
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    model = load_model(folder, Loading(device, dtype=torch.float16 if cuda else torch.float32))
+    model = load_here(folder)
     figures, rows = {}, []
     with torch.inference_mode():
         for count in _ROWS:
@@ -35,7 +32,7 @@ def run(folder: Path, rounds: int) -> None:
 
             def milliseconds(*batches: list[UNetInput]) -> float:
                 times = time_call(
-                    device, lambda: [model.denoise(UNetInput.cat(batch)) for batch in batches], _REPEATS
+                    model.device, lambda: [model.denoise(UNetInput.cat(batch)) for batch in batches], _REPEATS
                 )
                 return min(times) * 1000
 

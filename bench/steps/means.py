@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from bench.report import spread, table, write_json
+from bench.report import ratio_table, spread, write_json
 
 __all__ = ["run"]
 
@@ -56,21 +56,10 @@ def run(model: Path, rounds: int) -> None:
             for name, environment in variants.items():
                 measured[name].append(_measure(model, {**environment, "COMPILE_CACHE_DIR": cache}))
     figures = {name: _figures(runs, measured[_DEFAULT]) for name, runs in measured.items()}
-    what = list(measured[_DEFAULT][0])
-    table(
+    ratio_table(
         f"means: milliseconds, median of {rounds} rounds, and the ratio to {_DEFAULT}",
-        ("the worker", *what),
-        [
-            (
-                name,
-                *(
-                    f"{of[one]['ms']['median']:.1f} ({of[one]['ratio']['min']:.2f} … "
-                    f"{of[one]['ratio']['median']:.2f} … {of[one]['ratio']['max']:.2f})"
-                    for one in what
-                ),
-            )
-            for name, of in figures.items()
-        ],
+        "the worker",
+        figures,
     )
     print(f"written to {write_json('means', figures)}")
 
