@@ -1,6 +1,6 @@
 """A real engine on the embedded model, and diffusers' own pipelines on the same weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +60,24 @@ class RecordingModel(StableDiffusion):
         return self.autoencoder.latents_of(image)
 
 
+def run_pipeline(
+    pipeline: Any, scheduler_config: Mapping[str, Any], drawing: Drawing, seed: int, **arguments: Any
+) -> Any:
+    """What one of diffusers' pipelines draws of one image of a drawing: its `images`, latents where `arguments` do
+    not say otherwise."""
+    pipeline.scheduler = make_scheduler(PAIRS[drawing.sampler], scheduler_config)
+    pipeline.set_progress_bar_config(disable=True)
+    usual: dict[str, Any] = {
+        "prompt": drawing.prompt,
+        "negative_prompt": drawing.negative_prompt,
+        "num_inference_steps": drawing.steps,
+        "guidance_scale": drawing.guidance,
+        "generator": torch.Generator("cpu").manual_seed(seed),
+        "output_type": "latent",
+    }
+    return pipeline(**usual | arguments).images
+
+
 class Reference:
     """diffusers' pipelines, called as a user would: one image, one generator."""
 
@@ -77,35 +95,26 @@ class Reference:
     def latents(self, drawing: Drawing, seed: int) -> torch.Tensor:
         """The finished latents [1, 4, h, w] of one image of a drawing."""
         pipeline, arguments = self._call(drawing)
-        pipeline.scheduler = make_scheduler(PAIRS[drawing.sampler], self.scheduler_config)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline(
-            prompt=drawing.prompt,
-            negative_prompt=drawing.negative_prompt,
-            num_inference_steps=drawing.steps,
-            guidance_scale=drawing.guidance,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            output_type="latent",
-            **arguments,
-        ).images
+        latents: torch.Tensor = run_pipeline(pipeline, self.scheduler_config, drawing, seed, **arguments)
+        return latents
 
     def with_embeddings(
         self, drawing: Drawing, prompted: torch.Tensor, plain: torch.Tensor, *, seed: int
     ) -> torch.Tensor:
         """The same of a drawing without picture whose texts, [1, tokens, d] each, are already encoded."""
-        pipeline = self._text
-        pipeline.scheduler = make_scheduler(PAIRS[drawing.sampler], self.scheduler_config)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline(
+        latents: torch.Tensor = run_pipeline(
+            self._text,
+            self.scheduler_config,
+            drawing,
+            seed,
+            prompt=None,
+            negative_prompt=None,
             prompt_embeds=prompted,
             negative_prompt_embeds=plain,
             width=drawing.width,
             height=drawing.height,
-            num_inference_steps=drawing.steps,
-            guidance_scale=drawing.guidance,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            output_type="latent",
-        ).images
+        )
+        return latents
 
     def _call(self, drawing: Drawing) -> tuple[Any, dict[str, Any]]:
         size = {"width": drawing.width, "height": drawing.height}
@@ -148,3 +157,13 @@ def mask() -> np.ndarray:
     """uint8 [64, 64]: the right half, with a soft edge."""
     ramp = np.clip((np.arange(64) - 28) * 32, 0, 255).astype(np.uint8)
     return np.tile(ramp, (64, 1))
+
+
+@pytest.fixture(params=["text", "image", "mask"])
+def mode(request: pytest.FixtureRequest, picture: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+    """What a drawing has for text to image, image to image and inpainting."""
+    return {
+        "text": {},
+        "image": {"image": picture, "strength": 0.7},
+        "mask": {"image": picture, "mask": mask, "strength": 0.7},
+    }[request.param]

@@ -50,15 +50,6 @@ async def compare(engine: Engine, reference: Reference, drawing: Drawing) -> Non
         assert difference(networks.latents_of(image), theirs) < TOLERANCE, (drawing.sampler, seed)
 
 
-@pytest.fixture(params=["text", "image", "mask"])
-def mode(request: pytest.FixtureRequest, picture: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    return {
-        "text": {},
-        "image": {"image": picture, "strength": 0.7},
-        "mask": {"image": picture, "mask": mask, "strength": 0.7},
-    }[request.param]
-
-
 @pytest.mark.parametrize("sampler", SAMPLERS)
 async def test_every_sampler_draws_in_every_mode_what_diffusers_draws(
     engine: Engine, reference: Reference, mode: dict[str, Any], sampler: str

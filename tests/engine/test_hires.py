@@ -21,18 +21,10 @@ from sdworker.request.declaration import Hires
 from sdworker.samplers import PAIRS
 
 from .conftest import CPU, RecordingModel, Reference
+from .test_equals_diffusers import base
 
 EMOJI = Path(__file__).resolve().parents[2] / "models" / "upscalers" / "emoji-x2.safetensors"
-FIRST = Drawing(
-    prompt="a red apple",
-    negative_prompt="blue",
-    width=64,
-    height=64,
-    steps=4,
-    guidance=4.0,
-    sampler="DPM++ 2M Karras",
-    seeds=(7, 8),
-)
+FIRST = base(steps=4, seeds=(7, 8))
 SIZE = (96, 96)
 
 

@@ -14,9 +14,7 @@ from PIL import Image
 from sdworker.engine.controls import Control, ControlNet
 from sdworker.engine.controls.files import load_control_net
 from sdworker.engine.drawing import Drawing
-from sdworker.engine.tables import make_scheduler
-from sdworker.samplers import PAIRS
-from tests.engine.conftest import RecordingModel
+from tests.engine.conftest import RecordingModel, run_pipeline
 
 NAMES = ("edges", "depth", "pose")
 
@@ -98,17 +96,7 @@ class ControlledReference:
             kind = diffusers.StableDiffusionControlNetInpaintPipeline
             arguments["mask_image"] = Image.fromarray(drawing.mask)
         pipeline = kind(**self._components, controlnet=each(nets), requires_safety_checker=False)
-        pipeline.scheduler = make_scheduler(PAIRS[drawing.sampler], self._config)
-        pipeline.set_progress_bar_config(disable=True)
-        latents: torch.Tensor = pipeline(
-            prompt=drawing.prompt,
-            negative_prompt=drawing.negative_prompt,
-            num_inference_steps=drawing.steps,
-            guidance_scale=drawing.guidance,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            output_type="latent",
-            **arguments,
-        ).images
+        latents: torch.Tensor = run_pipeline(pipeline, self._config, drawing, seed, **arguments)
         return latents
 
 

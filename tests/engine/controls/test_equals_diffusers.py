@@ -38,15 +38,6 @@ async def compare(engine: Engine, reference: ControlledReference | Reference, *d
             assert np.abs(decoded.astype(int) - image).max() <= LEVEL
 
 
-@pytest.fixture(params=["text", "image", "mask"])
-def mode(request: pytest.FixtureRequest, picture: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    return {
-        "text": {},
-        "image": {"image": picture, "strength": 0.7},
-        "mask": {"image": picture, "mask": mask, "strength": 0.7},
-    }[request.param]
-
-
 def test_the_nets_of_these_tests_matter(nets: dict[str, ControlNet], networks: RecordingModel) -> None:
     inputs = networks.example_input(1)
     hint = nets["edges"].embed(np.full((128, 128, 3), 255, np.uint8))

@@ -14,9 +14,7 @@ from bench.random_model import TINY_SDXL, write_random_model
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.networks.families.stable_diffusion_xl import StableDiffusionXL
-from sdworker.engine.tables import make_scheduler
-from sdworker.samplers import PAIRS
-from tests.engine.conftest import load
+from tests.engine.conftest import load, run_pipeline
 
 
 class XLReference:
@@ -42,17 +40,8 @@ class XLReference:
             if drawing.mask is not None:
                 arguments = {**picture, **size, "mask_image": Image.fromarray(drawing.mask)}
                 pipeline = self._mask
-        pipeline.scheduler = make_scheduler(PAIRS[drawing.sampler], self.scheduler_config)
-        pipeline.set_progress_bar_config(disable=True)
-        said = {"prompt": drawing.prompt, "negative_prompt": drawing.negative_prompt or None} | changes
-        pixels: np.ndarray = pipeline(
-            **said,
-            num_inference_steps=drawing.steps,
-            guidance_scale=drawing.guidance,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            output_type="np",
-            **arguments,
-        ).images[0]
+        arguments |= {"negative_prompt": drawing.negative_prompt or None, "output_type": "np"} | changes
+        pixels: np.ndarray = run_pipeline(pipeline, self.scheduler_config, drawing, seed, **arguments)[0]
         return (pixels * 255).round().astype(np.uint8)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,14 @@ from sdworker.engine.networks.families.stable_diffusion_xl import StableDiffusio
 from sdworker.errors import UserError
 from sdworker.reading import Reading
 from tests.engine.conftest import load
+from tests.engine.test_equals_diffusers import base as plain_base
 
 from .conftest import XLReference
 
 CLOSE = 1  # levels
 
 
-def base(**changes: Any) -> Drawing:
-    plain = Drawing(
-        prompt="a red apple",
-        negative_prompt="blue",
-        width=64,
-        height=64,
-        steps=4,
-        guidance=4.0,
-        sampler="DPM++ 2M Karras",
-        seeds=(7,),
-    )
-    return replace(plain, **changes)
+base = partial(plain_base, steps=4)
 
 
 async def compare(engine: Engine, reference: XLReference, drawing: Drawing, **changes: Any) -> None:
@@ -51,15 +41,6 @@ def apart(ours: np.ndarray, theirs: np.ndarray) -> int:
     """The largest difference of two images, in levels."""
     assert ours.std() > 1, "an image without contrast proves nothing"
     return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
-
-
-@pytest.fixture(params=["text", "image", "mask"])
-def mode(request: pytest.FixtureRequest, picture: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    return {
-        "text": {},
-        "image": {"image": picture, "strength": 0.7},
-        "mask": {"image": picture, "mask": mask, "strength": 0.7},
-    }[request.param]
 
 
 @pytest.mark.parametrize("sampler", ["DPM++ 2M Karras", "Euler", "Euler a", "Heun", "DDIM"])
