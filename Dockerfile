@@ -58,7 +58,8 @@ ARG MODEL_SAFETY=""
 WORKDIR /build
 COPY models models
 COPY builder/*.py builder/
-COPY src/sdworker/__init__.py src/sdworker/model_layout.py src/sdworker/
+COPY src/sdworker/__init__.py src/sdworker/errors.py src/sdworker/model_layout.py src/sdworker/
+COPY src/sdworker/checkpoints src/sdworker/checkpoints
 RUN --mount=type=secret,id=hf_token \
     PYTHONPATH=src /opt/venv/bin/python -m builder.fetch_model "${MODEL_ID}" --revision "${MODEL_REVISION}" \
     --config-from "${MODEL_CONFIG_FROM}" ${MODEL_SAFETY:+--safety} --token-file /run/secrets/hf_token --out /opt/model
