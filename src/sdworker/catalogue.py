@@ -147,7 +147,7 @@ def _named(settings: Settings) -> Iterator[tuple[str | None, Path]]:
 def _lying_in(folder: Path) -> list[Path]:
     """Folders in diffusers' layout and single checkpoints, by name."""
     try:
-        places = sorted(folder.iterdir(), key=lambda place: place.name.casefold())
+        places = sorted(folder.iterdir(), key=lambda place: place.name.removesuffix(_CHECKPOINT).casefold())
     except OSError as error:
         raise ModelError(f"MODELS_DIR: {shown(folder)} cannot be read: {error.strerror}") from None
     return [

@@ -1,4 +1,4 @@
-"""A Stable Diffusion of a few hundred kilobytes with random weights, in diffusers' layout and in the original one."""
+"""A Stable Diffusion of a few hundred kilobytes with random weights, in diffusers' and in the original layout."""
 
 import json
 from pathlib import Path

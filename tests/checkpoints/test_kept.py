@@ -34,7 +34,7 @@ def convert(file: Path, configs: Path) -> tuple[str, int]:
         made.append(given)
         write(*given)
 
-    kept.write_folder = counted
+    kept.write_folder = counted  # type: ignore[assignment]
     return str(kept_folder(file)), len(made)
 
 

@@ -1,4 +1,4 @@
-"""Single checkpoints in a real worker, beside models in folders: found, drawn with, and what becomes of bad ones."""
+"""Single checkpoints in a real worker, beside models in folders: found, drawn with, told where bad."""
 
 import asyncio
 import base64
