@@ -15,6 +15,7 @@ from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
 from sdworker.engine.lora import LoraUse, merge, read_lora
+from sdworker.engine.stepping import Stepping
 from sdworker.engine.upscaling import Upscaler
 from sdworker.larger import SecondPass, draw_twice
 from sdworker.request.declaration import Hires
@@ -167,13 +168,13 @@ async def test_what_could_never_be_drawn_is_refused_before_anything_is(networks:
 async def test_the_second_pass_keeps_the_jobs_age(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """And during the first, the policy knows what is still to come."""
     seen: list[tuple[float, float]] = []
-    age = Engine._age
+    age = Stepping._age
 
-    def noted(self: Engine, chosen: Any) -> None:
+    def noted(self: Stepping, chosen: Any) -> None:
         seen.extend((one.age, one.evaluations_left) for one in chosen)
         age(self, chosen)
 
-    monkeypatch.setattr(Engine, "_age", noted)
+    monkeypatch.setattr(Stepping, "_age", noted)
     await draw_twice(engine, FIRST, second_pass("latent", steps=4, strength=1.0), None)
     ages, left = zip(*seen, strict=True)
     assert list(ages) == sorted(set(ages))
@@ -193,4 +194,4 @@ async def test_one_that_is_cancelled_is_not_drawn_again(engine: Engine) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not engine._generations
+    assert not engine._board.generations

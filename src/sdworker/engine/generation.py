@@ -127,6 +127,7 @@ class Generation:
         self.standing = standing or Standing()
         self.model = model
         self._on_step = on_step
+        self._pieces: Iterator[None] | None = None  # of its beginning
         self._state: _State | None = None
         self._told: tuple[int, tuple[Control, ...], Conditioning] | None = None
         scale = model.autoencoder.pixels_per_latent
@@ -198,6 +199,14 @@ class Generation:
         leads = yield from self._embed_hints()
         self._state = yield from self._start(generators, conditionings, leads)
         self.status = Status.LIVE
+
+    def begin_piece(self) -> None:
+        """The next piece of its beginning."""
+        if self._pieces is None:
+            self._pieces = self.begin()
+        next(self._pieces, None)
+        if self.is_live:
+            self._pieces = None
 
     def next_input(self) -> UNetInput:
         """What the UNet must see for the next evaluation."""
@@ -323,6 +332,7 @@ class Generation:
 
     def fail(self, error: Exception) -> None:
         """Tell its caller, once."""
+        self._pieces = None
         self._held.release()
         if not self.images.done():
             self.images.set_exception(error)
