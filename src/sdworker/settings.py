@@ -1,7 +1,7 @@
 """Every environment variable the worker reads: its type, its default, what it means.
 
-This is the only place that reads the environment for the worker's own behaviour; the table in README.md is
-generated from it. A variable that is set but empty counts as unset, because consoles like to send empty
+This is the only place that reads the environment for the worker's own behaviour; the table in docs/settings.md
+is generated from it. A variable that is set but empty counts as unset, because consoles like to send empty
 strings; white space around a value, which comes with pasting, is dropped.
 """
 
