@@ -1,23 +1,19 @@
 """The ControlNets of jobs: the nets found and loaded, the pictures fetched and prepared."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdworker.assets import AddOnError, AddOns, Kind
-from sdworker.decoder.resize import Resize
 from sdworker.engine.controls import Control, ControlError
 from sdworker.engine.controls.store import ControlNets
-from sdworker.pictures import PictureLimits, decode_hint, fetch_picture
-from sdworker.pictures.hints import prepare_hint
+from sdworker.hints import hint_of
+from sdworker.pictures import PictureLimits
 from sdworker.request.controls import Control as Asked
 
 __all__ = ["Controls"]
-
-_RESIZES: Mapping[str, Resize] = {"stretch": "stretch", "crop": "crop", "fit": "fill"}
 
 
 class Controls:
@@ -44,7 +40,7 @@ class Controls:
         if not asked:
             yield ()
             return
-        hints = [await self._hint(one, number, size, picture) for number, one in enumerate(asked)]
+        hints = [await hint_of(one, n, size, picture, self._limits) for n, one in enumerate(asked)]
         named = {}
         for number, one in enumerate(asked):
             try:
@@ -67,15 +63,3 @@ class Controls:
                 )
                 for one, hint in zip(asked, hints, strict=True)
             )
-
-    async def _hint(
-        self, asked: Asked, number: int, size: tuple[int, int], picture: NDArray[np.uint8] | None
-    ) -> NDArray[np.uint8]:
-        """What the net is shown, uint8 [height, width, 3]."""
-        if asked.image is None:
-            assert picture is not None, "the contract wants a picture"
-            pixels = picture
-        else:
-            file = await fetch_picture(asked.image, field=f"controls[{number}].image", limits=self._limits)
-            pixels = await decode_hint(file, size, _RESIZES[asked.resize])
-        return await asyncio.to_thread(prepare_hint, pixels, asked.preprocessor, asked.thresholds)

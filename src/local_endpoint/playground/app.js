@@ -2,11 +2,15 @@
 
 import { base, config, url } from "./api.js";
 import { at, complain, say } from "./dom.js";
+import { pickEmbeddings } from "./embeddings.js";
 import { buildForm } from "./form.js";
 import { showGallery } from "./gallery.js";
 import { openGridForm } from "./grid.js";
 import { openGiven, watchForPictures } from "./given.js";
+import { showHelp } from "./help.js";
+import { showHints } from "./hint.js";
 import { History } from "./history.js";
+import { tellInvalid } from "./invalid.js";
 import { Jobs } from "./jobs.js";
 import { showKey } from "./key_view.js";
 import { parametersIn } from "./parameters.js";
@@ -18,6 +22,7 @@ import * as store from "./store.js";
 import { showTokens } from "./tokens.js";
 
 const form = buildForm(config.input_schema, at("main-fields"), at("more-fields"));
+form.setDefault("previews", true); // what this page asks for, where nobody says otherwise
 const jobs = new Jobs();
 const history = new History();
 const askKey = showKey();
@@ -66,12 +71,6 @@ function write(input) {
   keepDraft();
   at("form").scrollIntoView({ block: "nearest" });
 }
-
-// Beside the button, where it moves nothing that one is about to click.
-at("form").addEventListener("focusin", ({ target }) => {
-  const help = document.getElementById(target.getAttribute("aria-describedby") ?? "");
-  if (help) at("field-help").replaceChildren(...[...help.childNodes].map((node) => node.cloneNode(true)));
-});
 
 let drafting = 0;
 function keepDraft() {
@@ -132,7 +131,13 @@ jobs.addEventListener("job", ({ detail: job }) => {
   document.getElementById(`job-${job.id}`)?.scrollIntoView({ block: "nearest" });
 });
 
-if (config.explains) showTokens(form, at("form"));
+showHelp(at("form"));
+tellInvalid(at("form"));
+pickEmbeddings(form);
+if (config.explains) {
+  showTokens(form, at("form"));
+  showHints(form, at("form"));
+}
 showQueue(jobs, at("queue"), actions);
 showGallery(history, actions);
 watchForPictures(form);
