@@ -2,18 +2,11 @@
 
 import { combobox } from "./combobox.js";
 import { button, h, say } from "./dom.js";
-import { fieldsOf, resolve } from "./schema.js";
-
-/** The names that there are. */
-export function embeddingsOf(schema) {
-  const items = resolve(schema.properties?.embeddings ?? {}, schema).items;
-  const source = fieldsOf(items ? resolve(items, schema) : {}, schema).find(([, { addOn }]) => addOn === "embeddings");
-  return source?.[1].examples ?? [];
-}
+import { addOnsOf } from "./schema.js";
 
 /** Put a picker before the form's own field, where there are any. */
 export function pickEmbeddings(form) {
-  const names = embeddingsOf(form.schema);
+  const names = addOnsOf("embeddings", form.schema);
   if (names.length === 0) return;
   const name = h("input", { id: "pick-embedding", type: "text", spellcheck: "false" });
   if (names.length === 1) name.value = names[0];

@@ -1,7 +1,7 @@
 // One control for each kind of field. Every control is `{nodes, read, write}`; fields left empty are not sent.
 
 import { combobox } from "./combobox.js";
-import { button, h, prose } from "./dom.js";
+import { button, h, prose, toMiddle } from "./dom.js";
 import { parse, stringify } from "./json.js";
 import { pictureSlot } from "./picture_slot.js";
 import { fieldsOf, isPicture, labelOf, resolve } from "./schema.js";
@@ -248,7 +248,7 @@ function list({ name, property, schema, id }, items) {
   const rows = h("ol", { class: "rows" });
   const made = [];
   let count = 0;
-  const single = label.replace(/s$/, "");
+  const single = label.replace(/s$/, "").replace(/^[A-Z](?=[a-z]+\b)/, (letter) => letter.toLowerCase());
   const add = button(`Add ${single}`, begin, { class: "quiet", id, name });
   const most = property.maxItems ?? 1000;
 
@@ -271,7 +271,7 @@ function list({ name, property, schema, id }, items) {
     const first = row.querySelector("input, select, textarea");
     first?.focus();
     if (first?.role === "combobox" && !first.value) first.click(); // what there is to choose
-    row.scrollIntoView({ block: "nearest" });
+    toMiddle(row);
   }
 
   function remove(inside, row) {

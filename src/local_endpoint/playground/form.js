@@ -1,6 +1,6 @@
 // The form, built from the JSON Schema of a job's input: a few fields that everybody uses, the others in groups.
 
-import { h } from "./dom.js";
+import { h, toMiddle } from "./dom.js";
 import { field } from "./fields.js";
 import { canonical, fieldsOf, labelOf } from "./schema.js";
 import { seedTools } from "./seed.js";
@@ -57,13 +57,11 @@ export function buildForm(schema, mainPlace, morePlace) {
       judgeSize();
       form.summarise();
     },
-    /** Change some fields, and leave the others as they are. */
-    set: (some) => form.write({ ...form.read(), ...some }),
     /** Show a field, wherever it is folded away. */
     reveal: (name) => {
       const place = fields.get(name)?.place;
       if (place?.closest("details")) place.closest("details").open = true;
-      place?.scrollIntoView({ block: "nearest" });
+      toMiddle(place);
     },
     summarise: () => groups.forEach((one) => one.summarise()),
     /** Have a field's default another than the schema says. */

@@ -1,6 +1,6 @@
 // A field that the browser finds wrong is shown, wherever it is folded away, and what is wrong is said by the button.
 
-import { complain, say } from "./dom.js";
+import { complain, say, toMiddle } from "./dom.js";
 
 /** Have it said for a form. */
 export function tellInvalid(form) {
@@ -12,7 +12,7 @@ export function tellInvalid(form) {
       if (target !== form.querySelector(":invalid")) return; // one after the other
       for (let one = target.closest("details"); one; one = one.parentElement.closest("details")) one.open = true;
       target.focus();
-      target.scrollIntoView({ block: "center" });
+      toMiddle(target);
       const name = target.labels?.[0]?.textContent ?? target.ariaLabel;
       complain(`${name}: ${target.validationMessage}`);
       const mended = () => {
