@@ -5,7 +5,6 @@ The real worker, the real SDK in its production mode; the stand-in platform with
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -367,19 +366,6 @@ async def until(condition: Any) -> None:
     async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-
-
-async def test_a_long_poll_that_was_held_is_followed_by_the_next_at_once(served: Served) -> None:
-    """And a job that comes in the ordinary way waits for no pause."""
-    await served.still_serves()
-    for _ in range(3):
-        await served.platform.until(lambda: served.platform.parked == 1)
-        await asyncio.sleep(0.4)
-        polls = len(served.platform.polled_at)
-        back = time.perf_counter()
-        unpark(served)
-        await served.platform.until(lambda polls=polls: len(served.platform.polled_at) > polls)
-        assert served.platform.polled_at[polls] - back < 2.0
 
 
 @pytest.mark.parametrize("route", ["take", "stop"])
