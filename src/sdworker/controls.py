@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,23 @@ from sdworker.pictures import PictureLimits, decode_hint, fetch_picture
 from sdworker.pictures.hints import prepare_hint
 from sdworker.request.controls import Control as Asked
 
-__all__ = ["Controls"]
+__all__ = ["Controls", "Shown"]
 
 _RESIZES: Mapping[str, Resize] = {"stretch": "stretch", "crop": "crop", "fit": "fill"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pass of a job, whose nets are shown hints of its size.
+
+    Attributes:
+        size: width and height.
+        picture: uint8 [height, width, 3], what the job starts from at that size; the hint of a control without a
+            picture of its own.
+    """
+
+    size: tuple[int, int]
+    picture: NDArray[np.uint8] | None
 
 
 class Controls:
@@ -30,21 +45,17 @@ class Controls:
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, asked: Sequence[Asked], size: tuple[int, int], picture: NDArray[np.uint8] | None
-    ) -> AsyncIterator[tuple[Control, ...]]:
-        """A drawing's controls; their nets stay loaded for as long as it is open.
-
-        Args:
-            size: the drawing's width and height.
-            picture: what it starts from, of that size; the hint of a control without a picture of its own.
+        self, asked: Sequence[Asked], passes: Sequence[Shown]
+    ) -> AsyncIterator[list[tuple[Control, ...]]]:
+        """The controls of each pass of a job; their nets stay loaded for as long as it is open.
 
         Raises:
             UserError: a net or a picture cannot be had; naming the field.
         """
         if not asked:
-            yield ()
+            yield [()] * len(passes)
             return
-        hints = [await self._hint(one, number, size, picture) for number, one in enumerate(asked)]
+        hints = [await self._hints(one, number, passes) for number, one in enumerate(asked)]
         named = {}
         for number, one in enumerate(asked):
             try:
@@ -56,26 +67,35 @@ class Controls:
                 nets = await stack.enter_async_context(self._nets.lease(named))
             except ControlError as error:
                 raise ControlError(f"controls: {error}") from error.__cause__
-            yield tuple(
-                Control(
-                    net=nets[one.model],
-                    hint=hint,
-                    scale=one.scale,
-                    start=one.start,
-                    end=one.end,
-                    guess_mode=one.guess_mode,
+            yield [
+                tuple(
+                    Control(
+                        net=nets[one.model],
+                        hint=shown[number],
+                        scale=one.scale,
+                        start=one.start,
+                        end=one.end,
+                        guess_mode=one.guess_mode,
+                    )
+                    for one, shown in zip(asked, hints, strict=True)
                 )
-                for one, hint in zip(asked, hints, strict=True)
-            )
+                for number in range(len(passes))
+            ]
 
-    async def _hint(
-        self, asked: Asked, number: int, size: tuple[int, int], picture: NDArray[np.uint8] | None
-    ) -> NDArray[np.uint8]:
-        """What the net is shown, uint8 [height, width, 3]."""
-        if asked.image is None:
-            assert picture is not None, "the contract wants a picture"
-            pixels = picture
-        else:
-            file = await fetch_picture(asked.image, field=f"controls[{number}].image", limits=self._limits)
-            pixels = await decode_hint(file, size, _RESIZES[asked.resize])
-        return await asyncio.to_thread(prepare_hint, pixels, asked.preprocessor, asked.thresholds)
+    async def _hints(self, asked: Asked, number: int, passes: Sequence[Shown]) -> list[NDArray[np.uint8]]:
+        """What the net is shown in each pass, uint8 [height, width, 3]. It is made of the picture at that pass's
+        size, so that lines are as thin in the second as in the first."""
+        file = (
+            None
+            if asked.image is None
+            else await fetch_picture(asked.image, field=f"controls[{number}].image", limits=self._limits)
+        )
+        hints = []
+        for one in passes:
+            if file is not None:
+                pixels = await decode_hint(file, one.size, _RESIZES[asked.resize])
+            else:
+                assert one.picture is not None, "the contract wants a picture"
+                pixels = one.picture
+            hints.append(await asyncio.to_thread(prepare_hint, pixels, asked.preprocessor, asked.thresholds))
+        return hints
