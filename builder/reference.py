@@ -20,7 +20,7 @@ from pydantic import BaseModel, HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 
 from sdworker.request import Contract, Request
-from sdworker.request.marks import also_called, part_of
+from sdworker.request.marks import OUTDATED, also_called, part_of
 from sdworker.request.peers import FOREIGN, Foreign
 from sdworker.request.problems import allowed as allowed_in_words
 from sdworker.samplers import PAIRS, SAMPLERS, SCHEDULES, Sampler
@@ -47,6 +47,19 @@ def parameters() -> str:
     return field_table(Request, contract.schema(), allowed=contract.allowed)
 
 
+def fields() -> str:
+    """The fields of a job's input at a glance: not those inside others, nor those of other workers' making."""
+    schema = Contract(Settings.model_construct(), (512, 512)).schema()["properties"]
+    return _table(
+        ("field", "default", "meaning"),
+        (
+            (f"`{field}`", _default(field, info, schema[field]), str(info.description))
+            for field, info in Request.model_fields.items()
+            if info.json_schema_extra != OUTDATED
+        ),
+    )
+
+
 def field_table(
     model: type[BaseModel], schema: dict[str, Any], *, allowed: Callable[[str], str] | None = None
 ) -> str:
@@ -71,12 +84,11 @@ def _field_rows(
 ) -> Iterator[Sequence[str]]:
     for field, info in model.model_fields.items():
         schema = properties[field]
-        default = "required" if info.is_required() else _value(schema.get("default"))
         yield (
             f"`{path}{field}`",
             ", ".join(f"`{name}`" for name in also_called(info)),
             _type(schema),
-            (_DEFAULTS.get(field) if not path else None) or default,
+            _default(path + field, info, schema),
             allowed(field) if allowed else allowed_in_words(info),
             str(info.description),
         )
@@ -157,6 +169,7 @@ def _harmless(key: Foreign) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "fields": fields,
     "parameters": parameters,
     "settings": settings,
     "samplers": samplers,
@@ -214,6 +227,13 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def _default(field: str, info: FieldInfo, schema: dict[str, Any]) -> str:
+    """What a field is where a job does not say, in words."""
+    if info.is_required():
+        return "required"
+    return _DEFAULTS.get(field) or _value(schema.get("default"))
 
 
 def _is_derived(alias: str, sampler: Sampler) -> bool:

@@ -3,17 +3,14 @@
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sdworker.assets import AddOnError, AddOns, Kind
 from sdworker.engine.controls import Control, ControlError
 from sdworker.engine.controls.store import ControlNets
-from sdworker.hints import hint_of
+from sdworker.hints import Shown, hints_of
 from sdworker.pictures import PictureLimits
 from sdworker.request.controls import Control as Asked
 
-__all__ = ["Controls"]
+__all__ = ["Controls", "Shown"]
 
 
 class Controls:
@@ -26,21 +23,17 @@ class Controls:
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, asked: Sequence[Asked], size: tuple[int, int], picture: NDArray[np.uint8] | None
-    ) -> AsyncIterator[tuple[Control, ...]]:
-        """A drawing's controls; their nets stay loaded for as long as it is open.
-
-        Args:
-            size: the drawing's width and height.
-            picture: what it starts from, of that size; the hint of a control without a picture of its own.
+        self, asked: Sequence[Asked], passes: Sequence[Shown]
+    ) -> AsyncIterator[list[tuple[Control, ...]]]:
+        """The controls of each pass of a job; their nets stay loaded for as long as it is open.
 
         Raises:
             UserError: a net or a picture cannot be had; naming the field.
         """
         if not asked:
-            yield ()
+            yield [()] * len(passes)
             return
-        hints = [await hint_of(one, n, size, picture, self._limits) for n, one in enumerate(asked)]
+        hints = [await hints_of(one, number, passes, self._limits) for number, one in enumerate(asked)]
         named = {}
         for number, one in enumerate(asked):
             try:
@@ -52,14 +45,17 @@ class Controls:
                 nets = await stack.enter_async_context(self._nets.lease(named))
             except ControlError as error:
                 raise ControlError(f"controls: {error}") from error.__cause__
-            yield tuple(
-                Control(
-                    net=nets[one.model],
-                    hint=hint,
-                    scale=one.scale,
-                    start=one.start,
-                    end=one.end,
-                    guess_mode=one.guess_mode,
+            yield [
+                tuple(
+                    Control(
+                        net=nets[one.model],
+                        hint=shown[number],
+                        scale=one.scale,
+                        start=one.start,
+                        end=one.end,
+                        guess_mode=one.guess_mode,
+                    )
+                    for one, shown in zip(asked, hints, strict=True)
                 )
-                for one, hint in zip(asked, hints, strict=True)
-            )
+                for number in range(len(passes))
+            ]

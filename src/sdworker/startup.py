@@ -57,7 +57,8 @@ def build_worker(settings: Settings) -> Worker:
     dtype = _find_dtype(settings, device)
     listed = list_models(settings, half=dtype is torch.float16)
     contract = Contract(settings, listed[0].served.size, tuple(one.served for one in listed))
-    folder = listed[0].checked.path
+    checked = _checked(listed[0], dtype)
+    folder = checked.path
     log.info("loading %s on %s in %s", shown(folder), device, str(dtype).removeprefix("torch."))
     threads = reserve_cores()
     if device.type == "cpu" and settings.keep_memory:
@@ -79,7 +80,7 @@ def build_worker(settings: Settings) -> Worker:
         shared=SharedWeights() if len(listed) > 1 else None,
     )
     budget_bytes = _model_budget(settings, listed, loading)
-    model = _load(listed[0].checked, loading)
+    model = _load(checked, loading)
     if settings.fused_loras and len(listed) > 1:
         raise SettingsError("FUSED_LORAS: several models are served, and they share weights; serve one")
     _fuse_loras(settings, model)  # before any text is encoded, and kept
@@ -135,16 +136,24 @@ def _load(checked: ModelFolder, loading: Loading) -> Model:
         raise _does_not_fit(checked.path, loading.device) from None
 
 
+def _checked(listed: ListedModel, dtype: torch.dtype) -> ModelFolder:
+    """A model's folder as it is now, and a checkpoint's that was made now.
+
+    Raises:
+        ModelError: it cannot be drawn with.
+    """
+    return check_model_folder(listed.folder(), half=dtype is torch.float16)
+
+
 def _does_not_fit(folder: Path, device: torch.device) -> ModelError:
     return ModelError(f"{shown(folder)} does not fit into the {device.type} device's memory")
 
 
 def _pooled(listed: ListedModel, loading: Loading) -> Pooled:
     """How a model is had later, by when its folder may have changed."""
-    folder = listed.checked.path
 
     def load() -> Model:
-        checked = check_model_folder(folder, half=loading.dtype is torch.float16)
+        checked = _checked(listed, loading.dtype)
         if loading.device.type != "cuda":
             return _load(checked, loading)
         # On a stream of its own, beside the steps of those who draw.
@@ -158,7 +167,7 @@ def _pooled(listed: ListedModel, loading: Loading) -> Pooled:
         listed.served.name,
         weights_bytes(listed.checked, loading.dtype),
         load,
-        lambda model: _try_out(model, folder),
+        lambda model: _try_out(model, listed.place),
     )
 
 

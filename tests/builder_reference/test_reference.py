@@ -38,6 +38,13 @@ def test_every_field_has_its_row_with_its_aliases() -> None:
         assert all(f"`{alias}`" in row for alias in aliases_of(field))
 
 
+def test_the_fields_at_a_glance_are_those_of_the_whole_table_that_are_for_new_jobs() -> None:
+    whole = [cell for cell in first_cells(TABLES["parameters"]()) if "." not in cell]
+    glance = first_cells(TABLES["fields"]())
+    assert glance == [field for field in whole if field in glance]
+    assert set(whole) - set(glance) == {"lora", "lora_scale"}
+
+
 def test_every_variable_has_its_row_and_no_secret() -> None:
     table = TABLES["settings"]()
     assert first_cells(table) == [name.upper() for name in Settings.model_fields]

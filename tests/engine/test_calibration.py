@@ -153,7 +153,7 @@ async def test_a_drawing_that_comes_meanwhile_goes_between_two_numbers_of_rows(
     engine.calibrate_when_idle()
     await asyncio.to_thread(measuring.wait)
     task = asyncio.create_task(engine.draw(DRAWING))
-    await until(lambda: not engine._inbox.empty())
+    await until(lambda: len(engine._inbox) > 0)
     may_go_on.set()
     await task
     assert measured == [2, 4]
@@ -217,7 +217,7 @@ async def test_closing_waits_for_the_forward_at_hand_alone(networks: RecordingMo
     engine.calibrate_when_idle()
     await asyncio.to_thread(in_a_forward.wait)
     closing = asyncio.create_task(asyncio.to_thread(engine.close, finish=False))
-    await until(lambda: engine._closed and engine._learner._stop.is_set())
+    await until(lambda: engine._inbox.closed and engine._learner._stop.is_set())
     may_go_on.set()
     assert await closing
     assert forwards == [2, 2]

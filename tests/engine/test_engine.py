@@ -371,7 +371,7 @@ class TestFaults:
         engine = Engine(networks, max_rows=8)
         for _ in range(5):  # one drawing that was finished lies between any two
             with monkeypatch.context() as patched:
-                patched.setattr("sdworker.engine.engine.choose", broken)
+                patched.setattr("sdworker.engine.loop.choose", broken)
                 results = await asyncio.gather(engine.draw(PLAIN), engine.draw(PLAIN), return_exceptions=True)
             assert [type(result) for result in results] == [EngineError, EngineError]
             assert "failed inside the worker" in str(results[0])
@@ -384,7 +384,7 @@ class TestFaults:
         def broken(*_: Any) -> None:
             raise IndexError("a defect")
 
-        monkeypatch.setattr("sdworker.engine.engine.choose", broken)
+        monkeypatch.setattr("sdworker.engine.loop.choose", broken)
         engine = Engine(networks, max_rows=8)
         failures = [await failure_of(engine.draw(PLAIN)) for _ in range(4)]
         assert [type(failure) for failure in failures] == [EngineError, EngineError, EngineLost, EngineLost]
@@ -411,7 +411,7 @@ class TestFaults:
         live = asyncio.create_task(engine.draw(LONG))
         await asyncio.to_thread(in_a_step.wait)
         waiting = asyncio.create_task(engine.draw(LONG))
-        await until(lambda: engine._inbox.qsize() == 1)
+        await until(lambda: len(engine._inbox) == 1)
         errand = engine.call(lambda: None)
         may_end.set()
         assert isinstance(await failure_of(live), EngineLost)
@@ -623,7 +623,7 @@ class TestWaiting:
         take = Generation.take
 
         def counting(self: Generation, predicted: torch.Tensor) -> None:
-            lived.append(sum(one.memory_bytes for one in engine._generations if one.is_live))
+            lived.append(sum(one.memory_bytes for one in engine._board.generations if one.is_live))
             take(self, predicted)
 
         monkeypatch.setattr(Generation, "take", counting)
@@ -649,7 +649,7 @@ class TestWaiting:
         self, networks: TamperedModel, monkeypatch: pytest.MonkeyPatch, picture: np.ndarray
     ) -> None:
         """So whoever is being drawn waits for one of them at a time. A share of nothing is one piece of work."""
-        monkeypatch.setattr("sdworker.engine.engine._BEGINNING_SHARE", 0.0)
+        monkeypatch.setattr("sdworker.engine.beginning._SHARE", 0.0)
         engine = Engine(networks, max_rows=8)
         loop = asyncio.get_running_loop()
         begun = asyncio.Event()
@@ -683,7 +683,7 @@ class TestWaiting:
         self, networks: TamperedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """So whoever is being drawn waits for one of them at a time. A share of nothing is one piece of work."""
-        monkeypatch.setattr("sdworker.engine.engine._CHORES_SHARE", 0.0)
+        monkeypatch.setattr("sdworker.engine.finishing._SHARE", 0.0)
         engine = Engine(networks, max_rows=40)
         happened: list[str] = []
         decode = networks.autoencoder.decode
@@ -715,7 +715,7 @@ class TestWaiting:
         live = asyncio.create_task(engine.draw(LONG, on_step))
         await begun.wait()
         waiting = asyncio.create_task(engine.draw(LONG))
-        await until(lambda: len(engine._generations) == 2)
+        await until(lambda: len(engine._board.generations) == 2)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

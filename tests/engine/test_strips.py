@@ -118,7 +118,7 @@ class TestInTheEngine:
                 yield
 
         monkeypatch.setattr(strips, "decode", seen)
-        monkeypatch.setattr("sdworker.engine.engine._CHORES_SHARE", 0.0)  # one piece between two steps
+        monkeypatch.setattr("sdworker.engine.finishing._SHARE", 0.0)  # one piece between two steps
         long = asyncio.create_task(engine.draw(LONG, lambda _step, _steps: order.append("step")))
         while not order:  # noqa: ASYNC110 - the engine tells nobody
             await asyncio.sleep(0.01)

@@ -181,7 +181,7 @@ class TestInTheEngine:
         self, networks: RecordingModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """An upscale delays another job's step by no more than one tile."""
-        monkeypatch.setattr("sdworker.engine.engine._CHORES_SHARE", 0.0)
+        monkeypatch.setattr("sdworker.engine.finishing._SHARE", 0.0)
         engine = Engine(networks, max_rows=4)
         order: list[str] = []
         it = load()

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from sdworker.errors import UserError
-from sdworker.hints import hint_of
+from sdworker.hints import Shown, hints_of
 from sdworker.pictures import PictureLimits
 from sdworker.request import Contract, InputError
 from sdworker.settings import Settings
@@ -43,7 +43,7 @@ class HintPainter:
             raise InputError("controls: there is none with a picture and a size")
         size = (request.width, request.height)
         try:
-            pixels = await hint_of(request.controls[0], 0, size, None, self._limits)
+            (pixels,) = await hints_of(request.controls[0], 0, [Shown(size, None)], self._limits)
         except UserError as error:
             raise InputError(str(error).removeprefix("controls[0].image: ")) from error
         image = Image.fromarray(pixels)

@@ -42,7 +42,7 @@ class PromptReader:
         listed = list_models(self.settings)
         served = tuple(one.served for one in listed)
         self.contract = Contract(self.settings, served[0].size, served)
-        folder = listed[0].checked.path
+        folder = listed[0].folder()
         config = json.loads((folder / "text_encoder" / "config.json").read_text("utf-8"))
         self.tokenizer: ClipTokenizer = load_tokenizer(
             folder / "tokenizer", config.get("max_position_embeddings", 77)

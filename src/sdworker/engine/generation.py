@@ -127,6 +127,7 @@ class Generation:
         self.standing = standing or Standing()
         self.model = model
         self._on_step = on_step
+        self._pieces: Iterator[None] | None = None  # of its beginning
         self._state: _State | None = None
         self._told: tuple[int, tuple[Control, ...], Conditioning] | None = None
         scale = model.autoencoder.pixels_per_latent
@@ -198,6 +199,14 @@ class Generation:
         leads = yield from self._embed_hints()
         self._state = yield from self._start(generators, conditionings, leads)
         self.status = Status.LIVE
+
+    def begin_piece(self) -> None:
+        """The next piece of its beginning."""
+        if self._pieces is None:
+            self._pieces = self.begin()
+        next(self._pieces, None)
+        if self.is_live:
+            self._pieces = None
 
     def next_input(self) -> UNetInput:
         """What the UNet must see for the next evaluation."""
@@ -323,6 +332,7 @@ class Generation:
 
     def fail(self, error: Exception) -> None:
         """Tell its caller, once."""
+        self._pieces = None
         self._held.release()
         if not self.images.done():
             self.images.set_exception(error)
@@ -387,21 +397,29 @@ class Generation:
         """Draw what diffusers' pipelines draw before their loop, in their order."""
         drawing, table, model = self.drawing, self.table, self.model
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
-        image = None
-        if drawing.latents is not None:
-            image = drawing.latents.enlarged(self.shape)
-        elif pixels is not None and (table.start_image != 0 or table.blend is not None):
+        mask = hidden = image = masked_image = None
+        if pixels is not None and drawing.mask is not None:
+            repainted = torch.from_numpy(drawing.mask >= 128)[None, None]
+            mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), model.device)
+            hidden = pixels * ~repainted
+        if pixels is not None and (
+            drawing.latents is not None or table.start_image != 0 or table.blend is not None
+        ):
             image = yield from self._encode_image(pixels, generators)
+        if drawing.latents is not None:
+            enlarged = drawing.latents.enlarged(self.shape)
+            # Around what is repainted it is the picture, which was never small.
+            image = enlarged if image is None or mask is None else mask * enlarged + (1 - mask) * image
+            if hidden is not None and model.inpaints_natively:
+                # As diffusers' pipelines have it where they are given latents: encoded before they are called.
+                masked_image = yield from self._encode_image(hidden, generators)
         noise = self._draw_noise(generators)
         start = table.start_noise * noise
         if image is not None:
             start += table.start_image * image
-        mask = masked_image = None
-        if pixels is not None and drawing.mask is not None:
-            repainted = torch.from_numpy(drawing.mask >= 128)[None, None]
-            mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), model.device)
+        if hidden is not None and drawing.latents is None:
             # diffusers encodes the masked picture for every UNet, and so advances the generators.
-            masked_image = yield from self._encode_image(pixels * ~repainted, generators)
+            masked_image = yield from self._encode_image(hidden, generators)
         history = torch.empty((table.columns, *start.shape), device=start.device, dtype=torch.float32)
         history[0] = start
         return _State(

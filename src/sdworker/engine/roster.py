@@ -3,8 +3,12 @@
 Changed on the engine's thread; read by any.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
 
 from sdworker.engine.costs import Shape, StepCosts
 from sdworker.engine.costs.learner import CostLearner
@@ -12,6 +16,8 @@ from sdworker.engine.networks.model import Model
 from sdworker.engine.tables import SamplerTables
 
 __all__ = ["Group", "Roster", "Seat"]
+
+T = TypeVar("T")
 
 Group = tuple[Model, Shape]
 """Generations of one group can share a step: of one model, and of one latent height and width."""
@@ -89,3 +95,15 @@ class Roster:
         """Most rows of a group in one forward."""
         model, shape = group
         return self.costs_of(model).limit(shape)
+
+    def free_memory(self) -> None:
+        """Give back what models keep only for speed."""
+        for seat in self:
+            seat.model.free_memory()
+
+    def with_memory(self, function: Callable[[], T]) -> T:
+        """Call the function; if memory does not suffice, once more with what can be freed."""
+        with contextlib.suppress(torch.OutOfMemoryError, MemoryError):
+            return function()
+        self.free_memory()
+        return function()

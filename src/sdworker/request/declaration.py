@@ -285,7 +285,7 @@ class Request(Part):
     ] = Field(
         "DPM++ 2M Karras",
         title="Sampler",
-        description="The sampler: a name of the list below, a diffusers class name, or a name of "
+        description="The sampler, by its own name (docs/parameters.md), its diffusers class's, or that of "
         "worker-stable_diffusion_v1 or AUTOMATIC1111. Case and punctuation do not matter.",
         examples=list(SAMPLERS),
     )

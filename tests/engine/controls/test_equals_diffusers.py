@@ -240,7 +240,7 @@ async def test_led_and_plain_drawings_share_one_unet_forward_and_each_net_runs_o
         base(sampler="DDIM", steps=4, controls=(replace(edges, hint=hints[1], scale=0.3), depth)),
     ]
     drawn = [asyncio.create_task(engine.draw(drawing)) for drawing in drawings]
-    while engine._inbox.qsize() < len(drawings):  # noqa: ASYNC110 - of a queue there is no event
+    while len(engine._inbox) < len(drawings):  # noqa: ASYNC110 - of a queue there is no event
         await asyncio.sleep(0.01)
     gate.set()
     await asyncio.gather(*drawn)
