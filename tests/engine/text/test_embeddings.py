@@ -43,7 +43,11 @@ def test_what_tools_write_is_read(
         ),
         ({"emb_params": torch.ones(3, 9)}, ONE, "vectors of 9 numbers"),
         ({"emb_params": torch.ones(3, 8)}, TWO, "this one has two"),
-        ({"clip_l": torch.ones(4, 8), "clip_g": torch.ones(4, 12)}, ONE, "with 2 text encoders"),
+        (
+            {"clip_l": torch.ones(4, 8), "clip_g": torch.ones(4, 12)},
+            ONE,
+            "is for Stable Diffusion XL .two text encoders.; this",
+        ),
         ({"clip_l": torch.ones(4, 8), "clip_g": torch.ones(3, 12)}, TWO, "more vectors for one"),
         ({"a": torch.ones(4, 8), "b": torch.ones(4, 8)}, ONE, "holds 2 tensors"),
         ({"emb_params": torch.full((1, 8), torch.nan)}, ONE, "not finite"),
