@@ -226,15 +226,34 @@ class TestTheContract:
         assert model["enum"] == ["dreamer", "sdxl-turbo", None]
         assert model["default"] == "dreamer"
 
-    def test_turbo_is_known_by_its_noise_schedule(self, shelf: Path, tmp_path: Path) -> None:
-        shutil.copytree(shelf / "tiny-xl", tmp_path / "turbo")
-        file = tmp_path / "turbo" / "scheduler" / "scheduler_config.json"
-        file.write_text(
-            json.dumps({"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"})
-        )
-        request = contract_of(settings(model_dir=tmp_path / "turbo")).parse({"prompt": "x"})
-        assert (request.num_inference_steps, request.guidance_scale) == (1, 0.0)
-        assert request.scheduler == "Euler a"
+    @pytest.mark.parametrize(
+        ("own", "sampler", "steps", "guidance"),
+        [
+            ({"_class_name": "EulerAncestralDiscreteScheduler"}, "Euler a", 1, 0.0),  # Turbo's
+            ({"_class_name": "EulerDiscreteScheduler"}, "Euler", 4, 0.0),  # Lightning's
+            (
+                {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+                "DPM++ 2M Karras",
+                25,
+                7.5,
+            ),
+            (
+                {"_class_name": "EulerDiscreteScheduler", "rescale_betas_zero_snr": True},
+                "DPM++ 2M Karras",
+                25,
+                7.5,
+            ),
+        ],
+    )
+    def test_what_is_distilled_is_known_by_its_noise_schedule(
+        self, shelf: Path, tmp_path: Path, own: dict[str, Any], sampler: str, steps: int, guidance: float
+    ) -> None:
+        shutil.copytree(shelf / "tiny-xl", tmp_path / "own")
+        file = tmp_path / "own" / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps({"timestep_spacing": "trailing", **own}))
+        request = contract_of(settings(model_dir=tmp_path / "own")).parse({"prompt": "x"})
+        assert (request.num_inference_steps, request.guidance_scale) == (steps, guidance)
+        assert request.scheduler == sampler
 
 
 class TestJobs:
