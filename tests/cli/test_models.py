@@ -44,7 +44,7 @@ def test_each_has_a_line_of_name_family_size_memory_and_place(
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     cells = [[cell.strip() for cell in line if cell] for line in lines]
     assert cells == [
-        ["emoji", "Stable Diffusion 1.x and 2.x", "128x128", "0.01 GB", str(shelf / "emoji")],
+        ["emoji", "Stable Diffusion 1.x and 2.x", "128x128", "0.02 GB", str(shelf / "emoji")],
         ["single", "Stable Diffusion XL", "64x64", "0.00 GB", str(shelf / "single.safetensors")],
         ["tiny-xl", "Stable Diffusion XL", "64x64", "0.00 GB", str(shelf / "tiny-xl")],
     ]

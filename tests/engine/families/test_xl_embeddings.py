@@ -42,6 +42,11 @@ async def test_its_name_in_a_prompt_draws_what_diffusers_draws(
         words = [f"<style-{number}>" for number in range(len(tensors[key]))]
         tokenizer.add_tokens(words)
         encoder.resize_token_embeddings(len(tokenizer))
+        # Where the configuration says 2, as old ones do, transformers takes the highest id for the text's end:
+        # that of a word which was added.
+        for module in encoder.modules():
+            if hasattr(module, "eos_token_id"):
+                module.eos_token_id = tokenizer.eos_token_id
         with torch.no_grad():
             for word, vector in zip(words, tensors[key], strict=True):
                 encoder.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(word)] = vector

@@ -42,7 +42,11 @@ def test_what_tools_write_is_read(
             "768 numbers.*it is for Stable Diffusion 1",
         ),
         ({"emb_params": torch.ones(3, 9)}, ONE, "vectors of 9 numbers"),
-        ({"emb_params": torch.ones(3, 8)}, TWO, "this one has two"),
+        (
+            {"emb_params": torch.ones(3, 8)},
+            TWO,
+            "for Stable Diffusion 1.x or 2.x .*; this model is Stable Diffusion XL",
+        ),
         (
             {"clip_l": torch.ones(4, 8), "clip_g": torch.ones(4, 12)},
             ONE,
