@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from sdworker.assets import AddOnError
-from sdworker.engine.controls import ControlError
+from sdworker.engine.controls import ControlError, ControlNet
 from sdworker.errors import UserError
 from sdworker.settings import Settings
 from sdworker.startup import build_worker
@@ -99,6 +99,30 @@ async def test_without_a_picture_of_its_own_the_net_is_shown_the_init_image(
     output = await run(worker, init_image=photo, controls=controls, return_control=True)
     assert pixels(output[1]).shape == pixels(output[0]).shape == (96, 200, 3)
     assert pixels(output[1]).any()
+
+
+@pytest.mark.parametrize("from_init_image", [False, True])
+async def test_a_second_pass_is_shown_a_hint_of_its_own_size_made_of_the_picture(
+    worker: Worker, photo: str, monkeypatch: pytest.MonkeyPatch, from_init_image: bool
+) -> None:
+    """Lines that a preprocessor draws are one pixel wide in both."""
+    seen: list[np.ndarray] = []
+    embed = ControlNet.embed
+
+    def noted(net: ControlNet, hint: np.ndarray) -> Any:
+        seen.append(hint)
+        return embed(net, hint)
+
+    monkeypatch.setattr(ControlNet, "embed", noted)
+    control = {"model": "edges", "preprocessor": "canny", "resize": "stretch"}
+    pictures = {"init_image": photo} if from_init_image else {}
+    control |= {} if from_init_image else {"image": photo}
+    await run(worker, width=64, height=64, hires={"scale": 2}, controls=[control], **pictures)
+    small, large = (hint[:, :, 0] for hint in seen)
+    assert (small.shape, large.shape) == ((64, 64), (128, 128))
+    assert set(np.unique(large)) == {0, 255}
+    # Of a rectangle, twice as large: twice as many pixels, not four times.
+    assert 1.5 < (large > 0).sum() / (small > 0).sum() < 2.5
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,24 @@ async def test_hires_and_upscale_together(worker: Worker) -> None:
     assert item["seed"] == 3
 
 
+async def test_a_masked_picture_is_drawn_again_with_its_own_pixels_around_the_mask(worker: Worker) -> None:
+    """What is not repainted was never small: it has the detail of the picture that was sent."""
+    fine = np.zeros((256, 256, 3), np.uint8)
+    fine[:, np.arange(256) % 32 < 16] = 255  # stripes that the latents of 64 pixels cannot hold
+    mask = np.zeros((256, 256), np.uint8)
+    mask[128:, 128:] = 255
+    job = {**JOB, "init_image": as_input(fine), "mask": as_input(mask), "strength": 0.9}
+    (small,) = await run(worker, **job)
+    (large,) = await run(worker, **job, hires={"scale": 4, "upscaler": "lanczos", "strength": 0.5})
+    (latent,) = await run(worker, **job, hires={"scale": 4})
+    assert (small.size, large.size, latent.size) == ((64, 64), (256, 256), (256, 256))
+
+    def contrast(image: Image.Image) -> float:
+        return float(np.asarray(image.convert("L"))[:96, :96].std())
+
+    assert min(contrast(large), contrast(latent)) > 2 * contrast(small.resize((256, 256)))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -110,7 +128,10 @@ async def test_hires_and_upscale_together(worker: Worker) -> None:
         ({"hires": {"width": 1024}}, "hires: 1024x1024 is too large; allowed: .*MAX_PIXELS"),
         ({"hires": {"width": 128, "height": 64}}, "hires: 128x64 is of another shape than the 64x64"),
         ({"width": 128, "height": 128, "hires": {"width": 64}}, "hires: 64x64 is smaller than the 128x128"),
-        ({"hires": {}, "mask": "x", "init_image": "x"}, "hires: does not go with a mask"),
+        (
+            {"hires": {"width": 1024}, "mask": "x", "init_image": "x"},
+            "hires: 1024x1024 is too large; allowed: .*MAX_PIXELS",
+        ),
         ({"steps": 0}, "0 is not allowed; .* or 0 with an init_image and an upscale"),
         ({"steps": 0, "upscale": {"model": "emoji-x2"}}, "or 0 with an init_image"),
         (

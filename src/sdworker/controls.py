@@ -1,23 +1,16 @@
 """The ControlNets of jobs: the nets found and loaded, the pictures fetched and prepared."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import AsyncIterator, Sequence
 
 from sdworker.assets import AddOnError, AddOns, Kind
-from sdworker.decoder.resize import Resize
 from sdworker.engine.controls import Control, ControlError
 from sdworker.engine.controls.store import ControlNets
-from sdworker.pictures import PictureLimits, decode_hint, fetch_picture
-from sdworker.pictures.hints import prepare_hint
+from sdworker.hints import Shown, hints_of
+from sdworker.pictures import PictureLimits
 from sdworker.request.controls import Control as Asked
 
-__all__ = ["Controls"]
-
-_RESIZES: Mapping[str, Resize] = {"stretch": "stretch", "crop": "crop", "fit": "fill"}
+__all__ = ["Controls", "Shown"]
 
 
 class Controls:
@@ -30,21 +23,17 @@ class Controls:
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, asked: Sequence[Asked], size: tuple[int, int], picture: NDArray[np.uint8] | None
-    ) -> AsyncIterator[tuple[Control, ...]]:
-        """A drawing's controls; their nets stay loaded for as long as it is open.
-
-        Args:
-            size: the drawing's width and height.
-            picture: what it starts from, of that size; the hint of a control without a picture of its own.
+        self, asked: Sequence[Asked], passes: Sequence[Shown]
+    ) -> AsyncIterator[list[tuple[Control, ...]]]:
+        """The controls of each pass of a job; their nets stay loaded for as long as it is open.
 
         Raises:
             UserError: a net or a picture cannot be had; naming the field.
         """
         if not asked:
-            yield ()
+            yield [()] * len(passes)
             return
-        hints = [await self._hint(one, number, size, picture) for number, one in enumerate(asked)]
+        hints = [await hints_of(one, number, passes, self._limits) for number, one in enumerate(asked)]
         named = {}
         for number, one in enumerate(asked):
             try:
@@ -56,26 +45,17 @@ class Controls:
                 nets = await stack.enter_async_context(self._nets.lease(named))
             except ControlError as error:
                 raise ControlError(f"controls: {error}") from error.__cause__
-            yield tuple(
-                Control(
-                    net=nets[one.model],
-                    hint=hint,
-                    scale=one.scale,
-                    start=one.start,
-                    end=one.end,
-                    guess_mode=one.guess_mode,
+            yield [
+                tuple(
+                    Control(
+                        net=nets[one.model],
+                        hint=shown[number],
+                        scale=one.scale,
+                        start=one.start,
+                        end=one.end,
+                        guess_mode=one.guess_mode,
+                    )
+                    for one, shown in zip(asked, hints, strict=True)
                 )
-                for one, hint in zip(asked, hints, strict=True)
-            )
-
-    async def _hint(
-        self, asked: Asked, number: int, size: tuple[int, int], picture: NDArray[np.uint8] | None
-    ) -> NDArray[np.uint8]:
-        """What the net is shown, uint8 [height, width, 3]."""
-        if asked.image is None:
-            assert picture is not None, "the contract wants a picture"
-            pixels = picture
-        else:
-            file = await fetch_picture(asked.image, field=f"controls[{number}].image", limits=self._limits)
-            pixels = await decode_hint(file, size, _RESIZES[asked.resize])
-        return await asyncio.to_thread(prepare_hint, pixels, asked.preprocessor, asked.thresholds)
+                for number in range(len(passes))
+            ]

@@ -94,8 +94,10 @@ def _parse(item: str, add_ons: AddOns) -> _Fused:
 
 
 def _why_not(path: Path, model: ModelFolder) -> str | None:
-    """Why a file cannot be a LoRA of a model, if so."""
+    """Why a file cannot be a LoRA of a model, if that is known: a checkpoint becomes a folder when it is needed."""
     parts = ("unet", *model.layout.text_encoders)
+    if not all((model.path / part).is_dir() for part in parts):
+        return None
     try:
         read_lora(path, Directory({part: _layers_in(model.path / part) for part in parts}))
     except LoraError as error:

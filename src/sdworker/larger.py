@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sdworker.assets import AddOns, Kind
+from sdworker.engine.controls import Control
 from sdworker.engine.drawing import Drawing, Latents, Standing
 from sdworker.engine.engine import Engine
 from sdworker.engine.generation import OnStep
@@ -81,14 +82,20 @@ class SecondPass:
         hires: as the job has it.
         size: width and height.
         upscaler: the network that enlarges, where it names one.
+        image: what the job starts from, uint8 [height, width, 3] of that size; needed where there is a mask.
+        mask: where it is repainted, likewise: elsewhere the second pass starts from `image`, and keeps it.
+        controls: what leads it, with hints of that size.
     """
 
     hires: Hires
     size: Size
     upscaler: Upscaler | None
+    image: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    controls: tuple[Control, ...] = ()
 
     def drawing(self, first: Drawing) -> Drawing:
-        """What is drawn, but for what it starts from."""
+        """What is drawn, but for what it starts from where it repaints."""
         width, height = self.size
         return replace(
             first,
@@ -96,11 +103,16 @@ class SecondPass:
             height=height,
             steps=self.hires.steps or first.steps,
             strength=self.hires.strength,
-            controls=tuple(
-                replace(one, hint=_resized(one.hint, self.size, Image.Resampling.LANCZOS))
-                for one in first.controls
-            ),
+            image=None if self.mask is None else self.image,
+            mask=self.mask,
+            controls=self.controls,
         )
+
+    def around(self, enlarged: np.ndarray) -> np.ndarray:
+        """What the first pass drew, and around it the picture itself, which was never small; for any thread."""
+        if self.mask is None or self.image is None:
+            return enlarged
+        return np.where(self.mask[:, :, None] >= 128, enlarged, self.image)
 
 
 async def draw_twice(
@@ -121,23 +133,23 @@ async def draw_twice(
         UserError: it could not be drawn.
     """
     second = second_pass.drawing(first)
-    start = np.broadcast_to(np.uint8(0), (second.height, second.width, 3))
+    blank = np.broadcast_to(np.uint8(0), (second.height, second.width, 3))
     before = await engine.evaluations(first, model=model)
-    after = await engine.evaluations(replace(second, image=start), model=model)
+    after = await engine.evaluations(replace(second, image=blank), model=model)
     area = second.width * second.height / (first.width * first.height)
     standing = Standing(after=after, to_come=after * area)
     name = second_pass.hires.upscaler.casefold()
     if second_pass.upscaler is None and name in _LATENT:
         mode, antialias = _LATENT[name]
         values = await engine.draw_latents(first, on_step, previews=previews, model=model, standing=standing)
-        second = replace(second, image=None, latents=Latents(values, mode, antialias))
+        second = replace(second, latents=Latents(values, mode, antialias))
     else:
         images = await engine.draw(first, on_step, previews=previews, model=model, standing=standing)
         if second_pass.upscaler is not None:
             larger = await enlarge(engine, images, second_pass.upscaler, second_pass.size)
         else:
             larger = await _resize_all(images, second_pass.size, _FILTERS[name])
-        second = replace(second, image=np.stack(larger))
+        second = replace(second, image=np.stack([second_pass.around(one) for one in larger]))
     standing.before, standing.after, standing.to_come = before, 0, 0.0
     return await engine.draw(second, on_step, previews=previews, model=model, standing=standing)
 

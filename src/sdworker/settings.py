@@ -121,8 +121,9 @@ class Settings(BaseSettings):
     # The model and where it runs.
     model_dir: Path | None = Field(
         None,
-        description="Model folder in diffusers' layout. "
-        "Unset: the model baked into the image, else the embedded `models/emoji`.",
+        description="Model folder in diffusers' layout, or a single `.safetensors` checkpoint. "
+        "Unset, with the three below: the model baked into the image and those in `/runpod-volume/models`, else "
+        "the embedded `models/emoji`.",
     )
     model_id: str | None = Field(
         None,
@@ -132,12 +133,18 @@ class Settings(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Several models, with commas between, of which jobs choose by `model`: `name=folder`, "
-        "a folder or `owner/name` of a cached one. The first, or the one above, is drawn with where a job names "
-        "none.",
+        "a folder, a `.safetensors` checkpoint or `owner/name` of a cached one. The first, or the one above, is "
+        "drawn with where a job names none.",
     )
     models_dir: Path | None = Field(
         None,
-        description="Folder of models that are served as well, each by its name: `/runpod-volume/models` say.",
+        description="Folder of models and checkpoints that are served as well, each by its name: "
+        "`/runpod-volume/models` say.",
+    )
+    converted_dir: Path | None = Field(
+        None,
+        description="Where single checkpoints are kept once they are converted; workers may share it. Unset: "
+        "in `.converted` beside them, or where nothing can be written there, a temporary folder.",
     )
     model_memory_gb: float | None = Field(
         None,

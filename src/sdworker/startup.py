@@ -54,8 +54,9 @@ def build_worker(settings: Settings) -> Worker:
     dtype = _find_dtype(settings, device)
     listed = list_models(settings, half=dtype is torch.float16)
     contract = Contract(settings, listed[0].served.size, tuple(one.served for one in listed))
+    checked = _checked(listed[0], dtype)
+    folder = checked.path
     fused = FusedLoras(settings, listed)
-    folder = listed[0].checked.path
     log.info("loading %s on %s in %s", shown(folder), device, str(dtype).removeprefix("torch."))
     threads = reserve_cores()
     if device.type == "cpu" and settings.keep_memory:
@@ -78,7 +79,7 @@ def build_worker(settings: Settings) -> Worker:
         shared=SharedWeights() if len(listed) > 1 and not fused else None,
     )
     budget_bytes = _model_budget(settings, listed, loading)
-    model = _load(listed[0].checked, loading)
+    model = _load(checked, loading)
     fused.merge_into(model, listed[0].served.name)
     _try_out(model, folder)
     _check_samplers(contract.defaults_of(contract.served.first), model, folder)
@@ -109,16 +110,24 @@ def _load(checked: ModelFolder, loading: Loading) -> Model:
         raise _does_not_fit(checked.path, loading.device) from None
 
 
+def _checked(listed: ListedModel, dtype: torch.dtype) -> ModelFolder:
+    """A model's folder as it is now, and a checkpoint's that was made now.
+
+    Raises:
+        ModelError: it cannot be drawn with.
+    """
+    return check_model_folder(listed.folder(), half=dtype is torch.float16)
+
+
 def _does_not_fit(folder: Path, device: torch.device) -> ModelError:
     return ModelError(f"{shown(folder)} does not fit into the {device.type} device's memory")
 
 
 def _pooled(listed: ListedModel, loading: Loading, fused: FusedLoras) -> Pooled:
     """How a model is had later, by when its folder may have changed."""
-    folder = listed.checked.path
 
     def load() -> Model:
-        checked = check_model_folder(folder, half=loading.dtype is torch.float16)
+        checked = _checked(listed, loading.dtype)
         if loading.device.type != "cuda":
             return load_whole(checked)
         # On a stream of its own, beside the steps of those who draw.
@@ -137,7 +146,7 @@ def _pooled(listed: ListedModel, loading: Loading, fused: FusedLoras) -> Pooled:
         listed.served.name,
         weights_bytes(listed.checked, loading.dtype),
         load,
-        lambda model: _try_out(model, folder),
+        lambda model: _try_out(model, listed.place),
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from sdworker.assets import AddOns
-from sdworker.controls import Controls
+from sdworker.controls import Controls, Shown
 from sdworker.delivery import Delivery
 from sdworker.embeddings import Embeddings
 from sdworker.engine.controls.store import ControlNets
@@ -37,18 +37,12 @@ from sdworker.engine.text.embeddings import Vectors, read_vectors
 from sdworker.generation_data import parameters_text
 from sdworker.larger import SecondPass, Upscalers, draw_twice, enlarge
 from sdworker.loras import Loras
-from sdworker.pictures import (
-    PictureFile,
-    PictureLimits,
-    decode_mask,
-    decode_picture,
-    encode_image,
-    fetch_picture,
-)
+from sdworker.pictures import PictureLimits, encode_image
 from sdworker.reading import reading_of
 from sdworker.request import Contract, Request
 from sdworker.safety import SafetyGuard
 from sdworker.settings import Settings
+from sdworker.start_picture import StartPicture
 from sdworker.timing import Stopwatch
 
 __all__ = ["Worker"]
@@ -153,8 +147,9 @@ class Worker:
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
         bucket = await self._delivery.bucket_for(job.get("s3Config"))
-        drawing = await self._drawing_of(request)
-        second_pass = await self._second_pass_of(request, drawing)
+        start = await StartPicture.fetch(request, self._limits)
+        drawing = await self._drawing_of(request, start)
+        second_pass = await self._second_pass_of(request, drawing, start)
         upscaler = await self._upscalers.of(request.upscale)
         size = (drawing.width, drawing.height) if second_pass is None else second_pass.size
         if upscaler is not None:
@@ -167,13 +162,14 @@ class Worker:
                 beside.loras.find(request.loras), beside.embeddings.find(request)
             )
             drawing = replace(drawing, loras=loras, embeddings=embeddings)
-            first = drawing.width, drawing.height
-            async with beside.controls.lease(request.controls, first, drawing.image) as controls:
+            passes = [Shown((drawing.width, drawing.height), drawing.image)]
+            passes += [] if second_pass is None else [Shown(second_pass.size, second_pass.image)]
+            async with beside.controls.lease(request.controls, passes) as (controls, *again):
                 watch.lap("add-ons")
+                drawing = replace(drawing, controls=controls)
+                second_pass = second_pass and replace(second_pass, controls=again[0])
                 shown = previews if request.previews else None
-                images = await self._draw(
-                    replace(drawing, controls=controls), second_pass, on_step, previews=shown, model=model
-                )
+                images = await self._draw(drawing, second_pass, on_step, previews=shown, model=model)
         watch.lap("draw")
         if upscaler is not None:
             images = await enlarge(self.engine, images, upscaler, size)
@@ -219,11 +215,17 @@ class Worker:
             )
         return await self.engine.draw(drawing, on_step, previews=previews, model=model)
 
-    async def _second_pass_of(self, request: Request, drawing: Drawing) -> SecondPass | None:
+    async def _second_pass_of(
+        self, request: Request, drawing: Drawing, start: StartPicture | None
+    ) -> SecondPass | None:
         if request.hires is None:
             return None
         size = self.contract.hires_size(request, (drawing.width, drawing.height))
-        return SecondPass(request.hires, size, await self._upscalers.of(request.hires))
+        upscaler = await self._upscalers.of(request.hires)
+        image = mask = None
+        if start is not None and (request.mask or any(one.image is None for one in request.controls)):
+            image, mask = await start.decode(lambda _: size)
+        return SecondPass(request.hires, size, upscaler, image, mask)
 
     def _beside_of(self, model: Model) -> "_Beside":
         """The add-ons of a model that is held."""
@@ -243,30 +245,21 @@ class Worker:
             )
         return beside
 
-    async def _drawing_of(self, request: Request) -> Drawing:
-        """The request as the engine draws it: pictures fetched and brought to size."""
+    async def _drawing_of(self, request: Request, start: StartPicture | None = None) -> Drawing:
+        """The request as the engine draws it, with the picture that it starts from brought to size."""
         image: np.ndarray | None = None
         mask: np.ndarray | None = None
         width, height = request.width, request.height
-        if request.init_image is not None:
-            picture_file, mask_file = await asyncio.gather(
-                fetch_picture(request.init_image, field="init_image", limits=self._limits),
-                self._fetch_mask(request.mask),
-            )
-            own_size: tuple[int, int] | None = None
+        if start is not None:
 
             def fit(size: tuple[int, int]) -> tuple[int, int]:
-                nonlocal own_size
-                own_size = size
                 if request.only_enlarges and not (request.width or request.height):
                     self.contract.upscaled_size(request, size)  # before it is read
                     return size
                 return self.contract.size_for(request, size)
 
-            image = await decode_picture(picture_file, fit, request.resize)
+            image, mask = await start.decode(fit)
             height, width = image.shape[:2]
-            if mask_file is not None:
-                mask = await decode_mask(mask_file, (width, height), request.resize, like=own_size)
         if width is None or height is None:
             raise AssertionError("a request without a picture has its size")
         return Drawing(
@@ -283,9 +276,6 @@ class Worker:
             strength=request.prompt_strength,
             reading=reading_of(request, most_tokens=self._most_tokens),
         )
-
-    async def _fetch_mask(self, source: str | None) -> PictureFile | None:
-        return None if source is None else await fetch_picture(source, field="mask", limits=self._limits)
 
     async def _encode(
         self, request: Request, drawing: Drawing, images: list[np.ndarray], flagged: Collection[int]

@@ -5,26 +5,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn.functional import interpolate
 
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.engine import Engine
 from sdworker.engine.errors import EngineError
+from sdworker.engine.lora import LoraUse, merge, read_lora
 from sdworker.engine.stepping import Stepping
-from sdworker.engine.tables import make_scheduler
 from sdworker.engine.upscaling import Upscaler
 from sdworker.larger import SecondPass, draw_twice
 from sdworker.request.declaration import Hires
-from sdworker.samplers import PAIRS
 
 from .conftest import CPU, RecordingModel, Reference
-from .test_equals_diffusers import base
+from .passes import assert_same, drawn_again
+from .test_equals_diffusers import base, with_unet
 
-EMOJI = Path(__file__).resolve().parents[2] / "models" / "upscalers" / "emoji-x2.safetensors"
+MODELS = Path(__file__).resolve().parents[2] / "models"
+EMOJI = MODELS / "upscalers" / "emoji-x2.safetensors"
+LORAS = MODELS / "loras"
 FIRST = base(steps=4, seeds=(7, 8))
 SIZE = (96, 96)
 
@@ -36,40 +38,20 @@ def second_pass(upscaler: str | Upscaler, **hires: Any) -> SecondPass:
 
 
 def by_hand(reference: Reference, first: Drawing, seed: int, again: SecondPass) -> np.ndarray:
-    """diffusers' text to image, what its user would do in between, and its image to image; uint8 [96, 96, 3]."""
-    latents = reference.latents(first, seed)
-    pipeline = reference._image
-    name = again.hires.upscaler
-    if name == "latent":
-        image: Any = interpolate(latents, size=(12, 12), mode="bilinear")
-    else:
-        vae = reference._text.vae
-        with torch.no_grad():
-            decoded = vae.decode(latents / vae.config.scaling_factor).sample
-        (small,) = reference._text.image_processor.postprocess(decoded, output_type="pil")
-        if again.upscaler is not None:
-            pixels = torch.from_numpy(np.asarray(small).copy()).float().div(255).permute(2, 0, 1)[None]
-            large = Upscaler.load(EMOJI, "it", device=CPU)._described(pixels)[0]
-            small = Image.fromarray(large.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy())
-        image = small.resize(SIZE, Image.Resampling.LANCZOS)
-    pipeline.scheduler = make_scheduler(PAIRS[first.sampler], reference.scheduler_config)
-    pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(
-        prompt=first.prompt,
-        negative_prompt=first.negative_prompt,
-        image=image,
-        num_inference_steps=again.hires.steps or first.steps,
-        strength=again.hires.strength,
-        guidance_scale=first.guidance,
-        generator=torch.Generator("cpu").manual_seed(seed),
+    """diffusers' two calls; uint8 [96, 96, 3]."""
+    return drawn_again(
+        reference._image if again.mask is None else reference._mask,
+        reference.scheduler_config,
+        first,
+        again,
+        seed=seed,
+        latents=reference.latents(first, seed),
     )
-    return np.asarray(drawn.images[0])
 
 
-def assert_same(drawn: list[np.ndarray], reference: Reference, first: Drawing, again: SecondPass) -> None:
+def assert_all_same(drawn: list[np.ndarray], reference: Reference, first: Drawing, again: SecondPass) -> None:
     for image, seed in zip(drawn, first.seeds, strict=True):
-        apart = np.abs(image.astype(int) - by_hand(reference, first, seed, again))
-        assert apart.max() <= 1, (seed, apart.max())
+        assert_same(image, by_hand(reference, first, seed, again))
 
 
 KINDS = {
@@ -86,11 +68,69 @@ async def test_it_draws_what_two_calls_of_diffusers_draw(
 ) -> None:
     first = replace(FIRST, sampler=sampler)
     again = KINDS[kind]()
-    assert_same(await draw_twice(engine, first, again, None), reference, first, again)
+    assert_all_same(await draw_twice(engine, first, again, None), reference, first, again)
 
 
-async def test_among_others_too(engine: Engine, reference: Reference, picture: np.ndarray) -> None:
+@pytest.fixture
+def masked(picture: np.ndarray, mask: np.ndarray) -> Drawing:
+    return replace(FIRST, image=picture, mask=mask, strength=0.8)
+
+
+@pytest.fixture
+def large(picture: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """The picture and the mask at the size of the second pass, each decoded anew."""
+    return {
+        "image": np.array(Image.fromarray(picture).resize(SIZE)),
+        "mask": np.array(Image.fromarray(mask).resize(SIZE)),
+    }
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_repainted_is_repainted_again_with_the_picture_itself_around_it(
+    engine: Engine, reference: Reference, masked: Drawing, large: dict[str, Any], kind: str, strength: float
+) -> None:
+    again = replace(KINDS[kind](), **large)
+    again = replace(again, hires=again.hires.model_copy(update={"strength": strength}))
+    first = replace(masked, sampler="Euler a")
+    assert_all_same(await draw_twice(engine, first, again, None), reference, first, again)
+
+
+@pytest.mark.parametrize("kind", ["latent", "lanczos"])
+async def test_an_inpainting_unet_repaints_again_too(
+    networks: RecordingModel, model: Path, masked: Drawing, large: dict[str, Any], kind: str
+) -> None:
+    config = dict(networks._unet.config) | {"in_channels": 9}
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel.from_config(config).eval().requires_grad_(False)
+    engine = Engine(with_unet(networks, unet), max_rows=16)
+    again = replace(KINDS[kind](), **large)
+    drawn = await draw_twice(engine, masked, again, None)
+    engine.close()
+    assert_all_same(drawn, Reference(model, unet), masked, again)
+
+
+async def test_both_passes_are_drawn_with_the_jobs_loras(
+    engine: Engine, networks: RecordingModel, model: Path
+) -> None:
+    weights = read_lora(LORAS / "pencil.safetensors", networks.adapters.targets)
+    lora = LoraUse("pencil", weights, 0.9, 0.0)
+    reference = Reference(model)
+    merge(reference._text.unet.requires_grad_(False), weights.parts["unet"], 0.9)
+    first = replace(FIRST, loras=(lora,))
+    for kind in ("latent", "lanczos"):
+        again = KINDS[kind]()
+        beside = asyncio.create_task(engine.draw(replace(FIRST, seeds=(1,), steps=9)))
+        images = await draw_twice(engine, first, again, None)
+        await beside
+        assert_all_same(images, reference, first, again)
+
+
+async def test_among_others_too(
+    engine: Engine, reference: Reference, picture: np.ndarray, masked: Drawing, large: dict[str, Any]
+) -> None:
     jobs = [(replace(FIRST, seeds=(30 + i,)), KINDS[kind]()) for i, kind in enumerate([*KINDS, *KINDS])]
+    jobs += [(replace(masked, seeds=(40,)), replace(KINDS[kind](), **large)) for kind in KINDS]
     others = [
         engine.draw(replace(FIRST, seeds=(i,), steps=9, image=picture if i % 2 else None, strength=0.7))
         for i in range(6)
@@ -99,7 +139,7 @@ async def test_among_others_too(engine: Engine, reference: Reference, picture: n
         asyncio.gather(*(draw_twice(engine, first, again, None) for first, again in jobs)), *others
     )
     for (first, again), images in zip(jobs, drawn, strict=True):
-        assert_same(images, reference, first, again)
+        assert_all_same(images, reference, first, again)
 
 
 async def test_a_picture_is_drawn_again_too(engine: Engine, picture: np.ndarray) -> None:

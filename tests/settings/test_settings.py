@@ -53,6 +53,7 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "MODEL_ID": [("owner/name", "owner/name")],
     "MODELS": [("a=b, c", ("a=b", "c")), ("owner/name", ("owner/name",))],
     "MODELS_DIR": [("/m", Path("/m"))],
+    "CONVERTED_DIR": [("/volume/c", Path("/volume/c"))],
     "MODEL_MEMORY_GB": [("7.5", 7.5)],
     "DEVICE": [("cpu", Device.CPU), ("CUDA", Device.CUDA), ("auto", Device.AUTO)],
     "PRECISION": [("FP16", Precision.FP16), ("bf16", Precision.BF16), ("fp32", Precision.FP32)],

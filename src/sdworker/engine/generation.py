@@ -397,21 +397,29 @@ class Generation:
         """Draw what diffusers' pipelines draw before their loop, in their order."""
         drawing, table, model = self.drawing, self.table, self.model
         pixels = None if drawing.image is None else _to_tensor(drawing.image)
-        image = None
-        if drawing.latents is not None:
-            image = drawing.latents.enlarged(self.shape)
-        elif pixels is not None and (table.start_image != 0 or table.blend is not None):
+        mask = hidden = image = masked_image = None
+        if pixels is not None and drawing.mask is not None:
+            repainted = torch.from_numpy(drawing.mask >= 128)[None, None]
+            mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), model.device)
+            hidden = pixels * ~repainted
+        if pixels is not None and (
+            drawing.latents is not None or table.start_image != 0 or table.blend is not None
+        ):
             image = yield from self._encode_image(pixels, generators)
+        if drawing.latents is not None:
+            enlarged = drawing.latents.enlarged(self.shape)
+            # Around what is repainted it is the picture, which was never small.
+            image = enlarged if image is None or mask is None else mask * enlarged + (1 - mask) * image
+            if hidden is not None and model.inpaints_natively:
+                # As diffusers' pipelines have it where they are given latents: encoded before they are called.
+                masked_image = yield from self._encode_image(hidden, generators)
         noise = self._draw_noise(generators)
         start = table.start_noise * noise
         if image is not None:
             start += table.start_image * image
-        mask = masked_image = None
-        if pixels is not None and drawing.mask is not None:
-            repainted = torch.from_numpy(drawing.mask >= 128)[None, None]
-            mask = send(torch.nn.functional.interpolate(repainted.float(), size=self.shape), model.device)
+        if hidden is not None and drawing.latents is None:
             # diffusers encodes the masked picture for every UNet, and so advances the generators.
-            masked_image = yield from self._encode_image(pixels * ~repainted, generators)
+            masked_image = yield from self._encode_image(hidden, generators)
         history = torch.empty((table.columns, *start.shape), device=start.device, dtype=torch.float32)
         history[0] = start
         return _State(

@@ -160,8 +160,6 @@ def _area(seen: Seen) -> Iterator[str]:
 def _larger(seen: Seen) -> Iterator[str]:
     """What is drawn again or enlarged, judged before anything is drawn."""
     request = seen.request
-    if request.hires is not None and seen.given("mask"):
-        yield f"{seen.named.label('hires')}: does not go with a mask; leave one of them out"
     if {"width", "height", "hires", "upscale"} & seen.wrong or seen.size_follows_the_picture:
         return  # judged once the picture is there
     default_width, default_height = seen.sizes.default
