@@ -94,7 +94,7 @@ def _parse(item: str, add_ons: AddOns) -> _Fused:
 
 
 def _why_not(path: Path, model: ModelFolder) -> str | None:
-    """Why a file cannot be a LoRA of a model, if that is known: a checkpoint becomes a folder when it is needed."""
+    """Why a file cannot be a LoRA of a model, if so; unknown of a checkpoint that is not a folder yet."""
     parts = ("unet", *model.layout.text_encoders)
     if not all((model.path / part).is_dir() for part in parts):
         return None
