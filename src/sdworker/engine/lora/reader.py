@@ -77,12 +77,12 @@ class LoraWeights:
         return sum(low_rank.bytes_ for part in self.parts.values() for low_rank in part.values())
 
 
-def read_lora(path: Path, targets: Mapping[str, Mapping[str, Target]]) -> LoraWeights:
-    """Read a file for a model.
+def read_lora(path: Path, directory: Directory) -> LoraWeights:
+    """Read a file for a model; on any thread.
 
     Args:
         path: of a safetensors file.
-        targets: network → its layers (`targets_of`).
+        directory: the model's layers.
 
     Raises:
         LoraError: it is no LoRA, is damaged, or is one for another kind of model.
@@ -90,7 +90,6 @@ def read_lora(path: Path, targets: Mapping[str, Mapping[str, Target]]) -> LoraWe
     tensors, metadata = _read(path)
     if not tensors:
         raise LoraError("holds no tensors")
-    directory = Directory(targets)
     placed: defaultdict[Place, dict[str, torch.Tensor]] = defaultdict(dict)
     lost: list[str] = []
     for key, tensor in tensors.items():
@@ -103,7 +102,7 @@ def read_lora(path: Path, targets: Mapping[str, Mapping[str, Target]]) -> LoraWe
     if lost:
         raise LoraError(_describe_lost(lost, tensors))
     alphas = _Alphas.of(metadata, path, tensors)
-    return LoraWeights(_convert(placed, targets, alphas, tensors))
+    return LoraWeights(_convert(placed, directory.targets, alphas, tensors))
 
 
 def _convert(
