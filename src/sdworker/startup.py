@@ -12,11 +12,9 @@ from typing import Any
 import torch
 
 from sdworker import nvidia
-from sdworker.assets import AddOns, Kind
 from sdworker.budgets import Budgets
 from sdworker.catalogue import ListedModel, list_models
 from sdworker.engine.engine import Engine
-from sdworker.engine.lora import LoraUse, read_lora
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import ModelFolder, check_model_folder, why_not
 from sdworker.engine.networks.families import load_checked, weights_bytes
@@ -27,7 +25,7 @@ from sdworker.engine.pool import ModelPool, Pooled
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
 from sdworker.engine.safety import SafetyChecker, has_checker
 from sdworker.engine.tables import SamplerTables, TableError
-from sdworker.errors import UserError
+from sdworker.fused import FusedLoras
 from sdworker.request import Contract
 from sdworker.safety import SafetyGuard
 from sdworker.settings import Attention, Device, Precision, Safety, Settings, SettingsError
@@ -38,7 +36,6 @@ __all__ = ["build_worker"]
 log = logging.getLogger(__name__)
 
 _NETWORK_VOLUME = Path("/runpod-volume")
-_LARGEST_SCALE = 10.0  # of a fused LoRA
 _SMALLEST = (8, 8)  # latents; every level of a UNet halves them
 _DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 
@@ -56,6 +53,7 @@ def build_worker(settings: Settings) -> Worker:
     contract = Contract(settings, listed[0].served.size, tuple(one.served for one in listed))
     checked = _checked(listed[0], dtype)
     folder = checked.path
+    fused = FusedLoras(settings, listed)
     log.info("loading %s on %s in %s", shown(folder), device, str(dtype).removeprefix("torch."))
     threads = reserve_cores()
     if device.type == "cpu" and settings.keep_memory:
@@ -75,12 +73,11 @@ def build_worker(settings: Settings) -> Worker:
             compiled=settings.compile,
             fp16_accumulation=settings.fp16_accumulation,
         ),
-        shared=SharedWeights() if len(listed) > 1 else None,
+        # What is merged into one model's weights must not come into another's that has the same.
+        shared=SharedWeights() if len(listed) > 1 and not fused else None,
     )
     model = _load(checked, loading)
-    if settings.fused_loras and len(listed) > 1:
-        raise SettingsError("FUSED_LORAS: several models are served, and they share weights; serve one")
-    _fuse_loras(settings, model)  # before any text is encoded, and kept
+    fused.merge_into(model, listed[0].served.name)
     _try_out(model, folder)
     _check_samplers(contract.defaults_of(contract.served.first), model, folder)
     guard = _make_guard(settings, folder, device, dtype)
@@ -94,31 +91,8 @@ def build_worker(settings: Settings) -> Worker:
         memory_bytes=None if memory_mb is None else memory_mb * 2**20,
         reserved_bytes=budgets.still_to_come,
     )
-    pool = ModelPool(engine, [_pooled(one, loading) for one in listed], budget_bytes=budgets.models)
+    pool = ModelPool(engine, [_pooled(one, loading, fused) for one in listed], budget_bytes=budgets.models)
     return Worker(settings, engine, pool, contract, guard=guard, control_bytes=budgets.controls)
-
-
-@torch.inference_mode()
-def _fuse_loras(settings: Settings, model: Model) -> None:
-    """Merge the deployment's LoRAs into the model.
-
-    Raises:
-        SettingsError: one is not there, does not fit the model, or its scale is no number.
-    """
-    for item in settings.fused_loras:
-        name, colon, number = item.rpartition(":")
-        try:
-            scale = float(number) if colon else 1.0
-            path = AddOns.from_settings(settings).find_here(Kind.LORA, name if colon else item)
-            weights = read_lora(path, model.adapters.targets)
-        except ValueError:
-            raise SettingsError(f"FUSED_LORAS: {number!r} is no scale; write NAME:SCALE") from None
-        except UserError as error:
-            raise SettingsError(f"FUSED_LORAS: {name or item}: {error}") from error
-        if not abs(scale) <= _LARGEST_SCALE:
-            raise SettingsError(f"FUSED_LORAS: {number!r} is out of range; allowed: -10 to 10")
-        model.adapters.fuse(LoraUse(path, weights, scale, scale))
-        log.info("merged LoRA %s at %g", name or item, scale)
 
 
 def _load(checked: ModelFolder, loading: Loading) -> Model:
@@ -146,18 +120,23 @@ def _does_not_fit(folder: Path, device: torch.device) -> ModelError:
     return ModelError(f"{shown(folder)} does not fit into the {device.type} device's memory")
 
 
-def _pooled(listed: ListedModel, loading: Loading) -> Pooled:
+def _pooled(listed: ListedModel, loading: Loading, fused: FusedLoras) -> Pooled:
     """How a model is had later, by when its folder may have changed."""
 
     def load() -> Model:
         checked = _checked(listed, loading.dtype)
         if loading.device.type != "cuda":
-            return _load(checked, loading)
+            return load_whole(checked)
         # On a stream of its own, beside the steps of those who draw.
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
-            model = _load(checked, loading)
+            model = load_whole(checked)
         stream.synchronize()
+        return model
+
+    def load_whole(checked: ModelFolder) -> Model:
+        model = _load(checked, loading)
+        fused.merge_into(model, listed.served.name)
         return model
 
     return Pooled(

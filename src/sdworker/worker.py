@@ -249,7 +249,7 @@ class Worker:
         if beside is None:
             most_bytes = int(_ADD_ONS_SHARE * free_bytes(torch.device("cpu")))
             read_loras: Shelf[LoraWeights] = Shelf(
-                partial(read_lora, targets=model.adapters.targets), most_bytes=most_bytes
+                partial(read_lora, directory=model.adapters.directory), most_bytes=most_bytes
             )
             read_embeddings: Shelf[Vectors] = Shelf(
                 partial(read_vectors, widths=model.text_widths), most_bytes=most_bytes // 8
