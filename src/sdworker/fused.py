@@ -96,7 +96,7 @@ def _parse(item: str, add_ons: AddOns) -> _Fused:
 def _why_not(path: Path, model: ModelFolder) -> str | None:
     """Why a file cannot be a LoRA of a model, if so; unknown of a checkpoint that is not a folder yet."""
     parts = ("unet", *model.layout.text_encoders)
-    if not all((model.path / part).is_dir() for part in parts):
+    if not all(any((model.path / part).glob("*.safetensors")) for part in parts):
         return None
     try:
         read_lora(path, Directory({part: _layers_in(model.path / part) for part in parts}))

@@ -107,6 +107,23 @@ async def test_one_may_be_the_only_model(singles: Path, tmp_path: Path) -> None:
     worker.engine.close()
 
 
+async def test_a_lora_may_be_fused_into_one_that_is_no_folder_yet(
+    singles: Path, shelf: Path, tmp_path: Path
+) -> None:
+    layer = "lora_te2_text_model_encoder_layers_0_mlp_fc1"
+    (tmp_path / "loras").mkdir()
+    tensors = {f"{layer}.lora_down.weight": torch.ones(1, 32), f"{layer}.lora_up.weight": torch.ones(37, 1)}
+    save_file(tensors, tmp_path / "loras" / "style.safetensors")
+    drawn = []
+    for fused in ((), ("style",)):
+        worker = build_worker(
+            settings(models=(str(shelf / "xl.safetensors"),), fused_loras=fused, lora_dir=tmp_path / "loras")
+        )
+        drawn.append(await draw(worker))
+        worker.engine.close()
+    assert not np.array_equal(*drawn)
+
+
 @pytest.mark.parametrize("name", ["model_dir", "models"])
 def test_one_that_was_named_and_is_not_there_stops_the_start(tmp_path: Path, name: str) -> None:
     file = tmp_path / "gone.safetensors"
