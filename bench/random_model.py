@@ -9,7 +9,7 @@ writes it to build/ when it is not there yet (2 GB).
 import argparse
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from sdworker.model_place import EMBEDDED_MODEL
 
-__all__ = ["SD15", "SDXL", "TINY_SDXL", "Architecture", "find_model", "write_random_model"]
+__all__ = [
+    "SD15",
+    "SDXL",
+    "TINY_REFINER",
+    "TINY_SDXL",
+    "Architecture",
+    "find_model",
+    "write_random_model",
+    "write_random_refiner",
+]
 
 _NAME = Path("random-sd15")
 _PLACE = Path("build") / _NAME
@@ -123,6 +132,13 @@ TINY_SDXL = Architecture(
 )
 """As small as diffusers' own tests have it; it draws in 64x64, a latent being two pixels wide."""
 
+TINY_REFINER = replace(
+    TINY_SDXL,
+    # It reads the second encoder alone, and is told five numbers of the picture.
+    unet={**TINY_SDXL.unet, "cross_attention_dim": 32, "projection_class_embeddings_input_dim": 72},
+)
+"""The refiner for it."""
+
 
 def find_model(model: Path) -> Path:
     """The folder that `--model` names; `random-sd15` is written first where need be."""
@@ -166,6 +182,28 @@ def write_random_model(folder: Path, architecture: Architecture = SD15) -> None:
             second = CLIPTextModelWithProjection(CLIPTextConfig(**architecture.text_encoder_2))
             second.half().save_pretrained(unfinished / "text_encoder_2")
     unfinished.rename(folder)
+
+
+def write_random_refiner(model: Path, architecture: Architecture = TINY_REFINER) -> None:
+    """Write a refiner into the folder of a random XL, whose second encoder and VAE it has too.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    write_random_model(model / "refiner", architecture)
+    for part in ("text_encoder_2", "vae"):
+        shutil.copytree(model / part, model / "refiner" / part, dirs_exist_ok=True)
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(model / "refiner" / part)
+    index = model / "refiner" / "model_index.json"
+    content = json.loads(index.read_text()) | {
+        "_class_name": "StableDiffusionXLImg2ImgPipeline",
+        "force_zeros_for_empty_prompt": False,
+        "requires_aesthetics_score": True,
+        "text_encoder": [None, None],
+        "tokenizer": [None, None],
+    }
+    index.write_text(json.dumps(content, indent=2))
 
 
 def _write_second_words(folder: Path) -> dict[str, Any]:

@@ -53,9 +53,10 @@ class Budgets:
         """
         loras = _megabytes(settings.lora_memory_mb)
         controls = _megabytes(settings.controlnet_memory_mb)
-        if len(listed) == 1:
+        parts = [part for one in listed for part in one.parts]
+        if len(parts) == 1:
             return cls(None, 0, loras, controls)
-        weights = [weights_bytes(one.checked, dtype) for one in listed]
+        weights = [weights_bytes(part, dtype) for part in parts]
         models = _for_models(settings, device)
         if weights[0] > models:
             raise SettingsError(

@@ -22,7 +22,7 @@ from sdworker.checkpoints import CheckpointError, described, kept_folder
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import ModelFolder, check_model_folder
 from sdworker.hub_cache import cached_snapshot, is_hub_id
-from sdworker.model_layout import INDEX
+from sdworker.model_layout import INDEX, STABLE_DIFFUSION_XL
 from sdworker.model_place import BAKED_MODEL, EMBEDDED_MODEL, own_defaults, trained_size
 from sdworker.request import Contract, ServedModel
 from sdworker.settings import Settings
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _VOLUME_MODELS = Path("/runpod-volume/models")
 _CHECKPOINT = ".safetensors"
+_REFINER = "refiner"  # its folder, in a model's
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,19 @@ class ListedModel:
         checked: its folder; of a single checkpoint, what will be in it.
         checkpoint: that file, if it is one.
         converted_dir: where it is kept as a folder; None: beside it.
+        refiner: the refiner in its folder, if it has one.
     """
 
     served: ServedModel
     checked: ModelFolder
     checkpoint: Path | None = None
     converted_dir: Path | None = None
+    refiner: ModelFolder | None = None
+
+    @property
+    def parts(self) -> list[ModelFolder]:
+        """What may be loaded of it: itself, and its refiner."""
+        return [self.checked, *([] if self.refiner is None else [self.refiner])]
 
     @property
     def place(self) -> Path:
@@ -164,13 +172,17 @@ def _listed(name: str | None, place: Path, settings: Settings, *, half: bool) ->
     called = name or own
     also = {own, own.rpartition("/")[2], called.rpartition("/")[2], place.name}
     unet, vae = (_config(checked.path, part) for part in ("unet", "vae"))
+    refiner = None
+    if checked.layout is STABLE_DIFFUSION_XL and not is_file and (place / _REFINER / INDEX).exists():
+        refiner = check_model_folder(place / _REFINER, half=half, refines=True)
     served = ServedModel(
         called,
         trained_size(unet, vae),
         tuple(sorted(also - {called})),
         own_defaults(checked.scheduler_config),
+        refines=refiner is not None,
     )
-    return ListedModel(served, checked, place if is_file else None, settings.converted_dir)
+    return ListedModel(served, checked, place if is_file else None, settings.converted_dir, refiner)
 
 
 def _described(file: Path) -> ModelFolder:

@@ -42,6 +42,8 @@ def parameters_text(request: Request, *, seed: int, size: tuple[int, int], model
         facts["Emphasis"] = "No norm"
     if request.init_image is not None:
         facts["Denoising strength"] = request.prompt_strength
+    if request.high_noise_frac is not None:
+        facts["Refiner switch at"] = request.high_noise_frac
     if request.hires is not None:
         hires = request.hires
         facts["Denoising strength"] = hires.strength

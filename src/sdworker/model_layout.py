@@ -11,6 +11,7 @@ from types import MappingProxyType
 __all__ = [
     "INDEX",
     "LAYOUTS",
+    "REFINER",
     "SAFETY",
     "STABLE_DIFFUSION",
     "STABLE_DIFFUSION_XL",
@@ -118,6 +119,19 @@ STABLE_DIFFUSION_XL = Layout(
         }
     ),
 )
+
+REFINER = Layout(
+    name="Stable Diffusion XL's refiner",
+    pipelines=("StableDiffusionXLImg2ImgPipeline",),
+    parts=MappingProxyType(
+        {
+            name: part
+            for name, part in STABLE_DIFFUSION_XL.parts.items()
+            if name not in ("text_encoder", "tokenizer")
+        }
+    ),
+)
+"""Of a folder `refiner` in another model's; none is served alone."""
 
 SAFETY: Mapping[str, Part] = MappingProxyType(
     {

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sdworker.engine.processor import keep_freed_memory, reserve_cores
 from sdworker.engine.safety import SafetyChecker, has_checker
 from sdworker.engine.tables import SamplerTables, TableError
 from sdworker.fused import FusedLoras
+from sdworker.refining import refiner_name
 from sdworker.request import Contract
 from sdworker.safety import SafetyGuard
 from sdworker.settings import Attention, Device, Precision, Safety, Settings, SettingsError
@@ -74,7 +75,7 @@ def build_worker(settings: Settings) -> Worker:
             fp16_accumulation=settings.fp16_accumulation,
         ),
         # What is merged into one model's weights must not come into another's that has the same.
-        shared=SharedWeights() if len(listed) > 1 and not fused else None,
+        shared=SharedWeights() if sum(len(one.parts) for one in listed) > 1 and not fused else None,
     )
     model = _load(checked, loading)
     fused.merge_into(model, listed[0].served.name)
@@ -91,7 +92,9 @@ def build_worker(settings: Settings) -> Worker:
         memory_bytes=None if memory_mb is None else memory_mb * 2**20,
         reserved_bytes=budgets.still_to_come,
     )
-    pool = ModelPool(engine, [_pooled(one, loading, fused) for one in listed], budget_bytes=budgets.models)
+    pooled = [_pooled(one, loading, fused) for one in listed]
+    pooled += [_refiner_of(one, loading) for one in listed if one.refiner is not None]
+    pool = ModelPool(engine, pooled, budget_bytes=budgets.models)
     return Worker(settings, engine, pool, contract, guard=guard, control_bytes=budgets.controls)
 
 
@@ -124,27 +127,43 @@ def _pooled(listed: ListedModel, loading: Loading, fused: FusedLoras) -> Pooled:
     """How a model is had later, by when its folder may have changed."""
 
     def load() -> Model:
-        checked = _checked(listed, loading.dtype)
-        if loading.device.type != "cuda":
-            return load_whole(checked)
-        # On a stream of its own, beside the steps of those who draw.
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            model = load_whole(checked)
-        stream.synchronize()
-        return model
-
-    def load_whole(checked: ModelFolder) -> Model:
-        model = _load(checked, loading)
+        model = _load(_checked(listed, loading.dtype), loading)
         fused.merge_into(model, listed.served.name)
         return model
 
     return Pooled(
         listed.served.name,
         weights_bytes(listed.checked, loading.dtype),
-        load,
+        lambda: _beside_others(load, loading.device),
         lambda model: _try_out(model, listed.place),
     )
+
+
+def _refiner_of(listed: ListedModel, loading: Loading) -> Pooled:
+    """How a model's refiner is had."""
+    assert listed.refiner is not None, "it has one"
+    folder = listed.refiner.path
+
+    def load() -> Model:
+        return _load(check_model_folder(folder, half=loading.dtype is torch.float16, refines=True), loading)
+
+    return Pooled(
+        refiner_name(listed.served.name),
+        weights_bytes(listed.refiner, loading.dtype),
+        lambda: _beside_others(load, loading.device),
+        lambda model: _try_out(model, folder),
+    )
+
+
+def _beside_others(load: Callable[[], Model], device: torch.device) -> Model:
+    """What is loaded while others draw: on CUDA on a stream of its own, beside their steps."""
+    if device.type != "cuda":
+        return load()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        model = load()
+    stream.synchronize()
+    return model
 
 
 def _try_out(model: Model, folder: Path) -> None:

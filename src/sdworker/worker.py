@@ -41,6 +41,7 @@ from sdworker.larger import SecondPass, Upscalers, draw_twice, enlarge
 from sdworker.loras import Loras
 from sdworker.pictures import PictureLimits, encode_image
 from sdworker.reading import reading_of
+from sdworker.refining import begin, refiner_name
 from sdworker.request import Contract, Request
 from sdworker.safety import SafetyGuard
 from sdworker.settings import Settings
@@ -184,7 +185,16 @@ class Worker:
                 drawing = replace(drawing, controls=controls)
                 second_pass = second_pass and replace(second_pass, controls=again[0])
                 shown = previews if request.previews else None
-                images = await self._draw(drawing, second_pass, on_step, previews=shown, model=model)
+                told: dict[str, Any] = {"on_step": on_step, "previews": shown}
+                share = request.high_noise_frac
+                if share is None:
+                    images = await self._draw(drawing, second_pass, **told, model=model)
+                else:
+                    steps = request.refiner_steps or drawing.steps
+                    unfinished = await begin(self.engine, drawing, share, steps, **told, model=model)
+        if share is not None:
+            async with self.models.use(refiner_name(request.model)) as refiner:
+                images = await unfinished.finish(self.engine, **told, model=refiner)
         watch.lap("draw")
         if upscaler is not None:
             images = await enlarge(self.engine, images, upscaler, size)
@@ -205,11 +215,11 @@ class Worker:
             self.engine.call(give_back_memory)
         log.info("job %s: %d x %dx%d, %d steps of %s; %s", job_id, len(images), *size,
                  drawing.steps, drawing.sampler, watch)  # fmt: skip
-        told: list[dict[str, Any]] = [
+        facts: list[dict[str, Any]] = [
             {"seed": seed} | ({"nsfw": True} if i in flagged else {}) for i, seed in enumerate(drawing.seeds)
         ]
-        told += [{"control": number} for number in range(len(files) - len(images))]
-        output = [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
+        facts += [{"control": number} for number in range(len(files) - len(images))]
+        output = [{"image": image, **one} for image, one in zip(delivered, facts, strict=True)]
         return Done(request, size, output, watch.seconds)
 
     async def _draw(

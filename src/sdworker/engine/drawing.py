@@ -29,6 +29,8 @@ class Latents:
 
     def enlarged(self, shape: tuple[int, int]) -> torch.Tensor:
         """[images, 4, *shape]."""
+        if tuple(self.values.shape[-2:]) == shape:
+            return self.values
         return torch.nn.functional.interpolate(
             self.values, size=shape, mode=self.mode, antialias=self.antialias
         )
@@ -63,6 +65,8 @@ class Drawing:
         latents: of an earlier pass, to start from; or None.
         mask: uint8 [height, width], 255 where `image` is repainted, or None.
         strength: how much of what it starts from is given up, 0 < strength ≤ 1.
+        span: from where to where in the noise schedule it goes; what begins later goes on from `latents` as they
+            are, what ends earlier is not finished.
         reading: how the prompts are read.
         embeddings: what the prompts' words stand for that are their names.
         loras: what changes the model for this drawing; all of them add up.
@@ -81,6 +85,7 @@ class Drawing:
     latents: Latents | None = None
     mask: np.ndarray | None = None
     strength: float = 1.0
+    span: tuple[float, float] = (0.0, 1.0)
     reading: Reading = field(default_factory=Reading)
     embeddings: tuple[Embedding, ...] = ()
     loras: tuple[LoraUse, ...] = ()

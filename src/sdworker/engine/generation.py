@@ -68,6 +68,7 @@ def table_for(drawing: Drawing, tables: SamplerTables, *, inpaints_natively: boo
         # As diffusers has it: inpainting at full strength forgets the picture, image to image never does.
         noise_only=not drawing.starts_from_a_picture or (masked and drawing.strength == 1.0),
         masked=masked and not inpaints_natively,
+        span=drawing.span,
     )
 
 
@@ -413,7 +414,11 @@ class Generation:
             if hidden is not None and model.inpaints_natively:
                 # As diffusers' pipelines have it where they are given latents: encoded before they are called.
                 masked_image = yield from self._encode_image(hidden, generators)
-        noise = self._draw_noise(generators)
+        if drawing.span[0] > 0:
+            assert image is not None, "it goes on from latents"
+            noise = torch.zeros_like(image)  # they have theirs
+        else:
+            noise = self._draw_noise(generators)
         start = table.start_noise * noise
         if image is not None:
             start += table.start_image * image

@@ -266,11 +266,12 @@ def check_fit(folder: Path, *, unet: UnetConfig, vae: VaeConfig, text_width: int
         )
 
 
-def check_added(folder: Path, *, unet: UnetConfig, pooled_width: int) -> None:
+def check_added(folder: Path, *, unet: UnetConfig, pooled_width: int, numbers: int = SIZE_NUMBERS) -> None:
     """What a UNet is told beside the text has the width that it takes: the text as a whole, and six numbers.
 
     Args:
         pooled_width: of the text as a whole.
+        numbers: that it is told of the picture.
 
     Raises:
         ModelError: naming the file whose value does not fit.
@@ -283,11 +284,11 @@ def check_added(folder: Path, *, unet: UnetConfig, pooled_width: int) -> None:
         )
     if unet.addition_time_embed_dim is None:
         raise ModelError(f"{file} is damaged: addition_time_embed_dim is null; it should be {_COUNT}")
-    width = pooled_width + SIZE_NUMBERS * unet.addition_time_embed_dim
+    width = pooled_width + numbers * unet.addition_time_embed_dim
     if unet.projection_class_embeddings_input_dim != width:
         raise ModelError(
             f"{file} does not fit the second text encoder: projection_class_embeddings_input_dim is "
-            f"{quoted(unet.projection_class_embeddings_input_dim)}; {pooled_width} of the text and {SIZE_NUMBERS} "
+            f"{quoted(unet.projection_class_embeddings_input_dim)}; {pooled_width} of the text and {numbers} "
             f"sizes of {unet.addition_time_embed_dim} are {width}"
         )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sdworker.engine.model_config import (
+    SIZE_NUMBERS,
     ModelError,
     SchedulerConfig,
     TextConfig,
@@ -29,7 +30,7 @@ from sdworker.engine.model_config import (
     quoted,
     shown,
 )
-from sdworker.model_layout import INDEX, LAYOUTS, Layout, layout_of
+from sdworker.model_layout import INDEX, LAYOUTS, REFINER, Layout, layout_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,10 +82,11 @@ _LONGEST_HEADER_BYTES = 100_000_000  # what safetensors itself reads
 _LONGEST_JSON_BYTES = 64_000_000  # a tokenizer takes four, an index of shards less than one
 
 
-def check_model_folder(path: Path, *, half: bool = False) -> ModelFolder:
+def check_model_folder(path: Path, *, half: bool = False, refines: bool = False) -> ModelFolder:
     """Check that every file is there, whole and of the right kind.
 
     Args:
+        refines: it is to be a refiner, not a model.
         half: where there are weights in half precision beside full ones, take those.
 
     Raises:
@@ -105,7 +107,11 @@ def check_model_folder(path: Path, *, half: bool = False) -> ModelFolder:
     index = _read_json(path / INDEX)
     kind = index.get("_class_name")
     layout = layout_of(kind)
-    if layout is None or not _has_its_encoders(index, layout):
+    if refines:
+        if kind not in REFINER.pipelines or not _is_refiner(index):
+            raise ModelError(f"{shown(path / INDEX)} describes a {_named(kind)}, not XL's refiner")
+        layout = REFINER
+    elif layout is None or not _has_its_encoders(index, layout):
         served = "; ".join(f"{known.name} ({', '.join(known.pipelines)})" for known in LAYOUTS)
         raise ModelError(f"{shown(path / INDEX)} describes a {_named(kind)}; this worker serves {served}")
     texts = {
@@ -115,7 +121,8 @@ def check_model_folder(path: Path, *, half: bool = False) -> ModelFolder:
     vae = _read_config(VaeConfig, path / "vae" / "config.json")
     check_fit(path, unet=unet, vae=vae, text_width=sum(text.hidden_size for text in texts.values()))
     if "text_encoder_2" in texts:
-        check_added(path, unet=unet, pooled_width=texts["text_encoder_2"].projection_dim or 0)
+        pooled = texts["text_encoder_2"].projection_dim or 0
+        check_added(path, unet=unet, pooled_width=pooled, numbers=SIZE_NUMBERS - refines)
     scheduler_file = path / "scheduler" / "scheduler_config.json"
     scheduler = _read_json(scheduler_file)
     check_config(SchedulerConfig, scheduler, scheduler_file)
@@ -138,13 +145,22 @@ def check_model_folder(path: Path, *, half: bool = False) -> ModelFolder:
 
 def _has_its_encoders(index: Mapping[str, Any], layout: Layout) -> bool:
     """Whether the text encoders that an index names are the family's: a refiner has the second one alone."""
-    has = {
-        folder: index.get(folder) not in (None, [None, None], [])
-        for folder in ("text_encoder", "text_encoder_2")
-    }
+    has = _encoders(index)
     if "text_encoder_2" in layout.parts:
         return all(has.values())
     return not has["text_encoder_2"]
+
+
+def _is_refiner(index: Mapping[str, Any]) -> bool:
+    return _encoders(index) == {"text_encoder": False, "text_encoder_2": True}
+
+
+def _encoders(index: Mapping[str, Any]) -> dict[str, bool]:
+    """Which of the two an index names."""
+    return {
+        folder: index.get(folder) not in (None, [None, None], [])
+        for folder in ("text_encoder", "text_encoder_2")
+    }
 
 
 def check_complete(folder: Path, info: Mapping[str, Any]) -> None:

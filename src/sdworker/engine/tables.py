@@ -46,6 +46,10 @@ class TableError(UserError):
     """A sampler cannot do what was asked of it (so many steps, or from that strength); says why."""
 
 
+WHOLE = (0.0, 1.0)
+"""The whole noise schedule, as a span of it."""
+
+
 @dataclass(frozen=True)
 class Blend:
     """Inpainting with a 4-channel UNet: after every step the kept area is put back, as noisy as the step is.
@@ -123,7 +127,7 @@ class SamplerTables:
         self._cached = lru_cache(maxsize=64)(self._build)
 
     def get(self, sampler: str, steps: int, *, first: int | None = None, noise_only: bool = True,
-            masked: bool = False) -> Table:  # fmt: skip
+            masked: bool = False, span: tuple[float, float] = WHOLE) -> Table:  # fmt: skip
         """The table of a sampler, by canonical name, on the device.
 
         Args:
@@ -132,16 +136,26 @@ class SamplerTables:
             first: the step to begin at, when there is a picture to start from; see `first_step`.
             noise_only: start from pure noise, not from the picture's latents with noise.
             masked: blend the kept area back in after every step.
+            span: from where to where in the noise schedule, as diffusers' `denoising_start` and `denoising_end`
+                have it; what begins later starts from latents as they are.
 
         Raises:
             TableError: the sampler cannot do that.
         """
-        return self._cached(sampler, steps, first, noise_only, masked)
+        return self._cached(sampler, steps, first, noise_only, masked, span)
 
-    def _build(self, sampler: str, steps: int, first: int | None, noise_only: bool, masked: bool) -> Table:
+    def _build(
+        self,
+        sampler: str,
+        steps: int,
+        first: int | None,
+        noise_only: bool,
+        masked: bool,
+        span: tuple[float, float],
+    ) -> Table:
         scheduler = make_scheduler(PAIRS[sampler], self._model_config)
         try:
-            table = probe(scheduler, steps, first=first, noise_only=noise_only, masked=masked)
+            table = probe(scheduler, steps, first=first, noise_only=noise_only, masked=masked, span=span)
         except TableError as error:
             raise TableError(f"{sampler} {error}") from error.__cause__
         return table.to(self._device)
@@ -190,14 +204,22 @@ def _made(scheduler: str, model_config: str, settings: str) -> Any:
     return getattr(diffusers, scheduler).from_config(json.loads(model_config), **json.loads(settings))
 
 
-def probe(scheduler: Any, steps: int, *, first: int | None, noise_only: bool, masked: bool) -> Table:
+def probe(
+    scheduler: Any,
+    steps: int,
+    *,
+    first: int | None,
+    noise_only: bool,
+    masked: bool,
+    span: tuple[float, float] = WHOLE,
+) -> Table:
     """Read a scheduler's coefficients off its own `scale_model_input`, `step` and `add_noise`.
 
     Args and errors as for `SamplerTables.get`; the coefficients are float64 on the CPU.
     """
     try:
-        timesteps = _set_timesteps(scheduler, steps, first)
-        start_image, start_noise = _start(scheduler, timesteps, noise_only)
+        timesteps = _set_timesteps(scheduler, steps, first, span)
+        start_image, start_noise = (1.0, 0.0) if span[0] > 0 else _start(scheduler, timesteps, noise_only)
         rows = _Probe(scheduler, timesteps, masked).run()
     except TableError:
         raise
@@ -210,8 +232,10 @@ def _from(first: int | None) -> str:
     return "" if first is None else f" from step {first + 1}"
 
 
-def _set_timesteps(scheduler: Any, steps: int, first: int | None) -> torch.Tensor:
+def _set_timesteps(scheduler: Any, steps: int, first: int | None, span: tuple[float, float]) -> torch.Tensor:
     scheduler.set_timesteps(steps, device="cpu")
+    if span != WHOLE:
+        return _timesteps_within(scheduler, span)
     if first is None:
         return scheduler.timesteps
     begin = first * scheduler.order
@@ -221,6 +245,25 @@ def _set_timesteps(scheduler: Any, steps: int, first: int | None) -> torch.Tenso
     if len(timesteps) == 0:
         raise TableError(f"has no step left{_from(first)} of {steps}")
     return timesteps
+
+
+def _timesteps_within(scheduler: Any, span: tuple[float, float]) -> torch.Tensor:
+    """Those of a part of the noise schedule, as diffusers' SDXL pipelines count them."""
+    timesteps: torch.Tensor = scheduler.timesteps
+    trained = scheduler.config.num_train_timesteps
+    cut_begin, cut_end = (round(trained - share * trained) for share in span)
+    begin = 0
+    if span[0] > 0:
+        left = int((timesteps < cut_begin).sum())
+        if scheduler.order == 2 and left % 2 == 0:  # not between the two evaluations of a step
+            left += 1
+        begin = max(0, len(timesteps) - left)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(begin)
+    end = int((timesteps >= cut_end).sum()) if span[1] < 1 else len(timesteps)
+    if end <= begin:
+        raise TableError(f"has no step from {span[0]:g} to {span[1]:g} of {len(timesteps)}")
+    return timesteps[begin:end]
 
 
 def _start(scheduler: Any, timesteps: torch.Tensor, noise_only: bool) -> tuple[float, float]:

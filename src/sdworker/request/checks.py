@@ -76,6 +76,23 @@ def sampler_of(request: Request, named: Named, settings: Settings) -> Sampler:
     return sampler
 
 
+def _refiner(seen: Seen) -> Iterator[str]:
+    """What asks for a refiner of a model that has none; but for what worker-sdxl asks by default."""
+    request = seen.request
+    model = (request.model and seen.models.find(request.model)) or seen.models.first
+    if request.init_image is not None:
+        return  # then nobody takes over
+    for field, harmless in (("high_noise_frac", (None, 0.8, 1.0)), ("refiner_steps", (None, 0, 50))):
+        value = getattr(request, field)
+        if not model.refines and field not in seen.wrong and value not in harmless:
+            yield (
+                f"{seen.named.label(field)}: {show(value)} asks for a refiner, which this model does not have; "
+                "leave it out"
+            )
+    if model.refines and request.hires is not None and request.high_noise_frac not in (None, 1.0):
+        yield f"{seen.named.label('high_noise_frac')}: cannot be had beside hires; leave one of them out"
+
+
 def _limits(seen: Seen) -> Iterator[str]:
     """Fields whose largest value, or longest list, is a setting."""
     for field, limit in marked(Request, AtMost).items():
@@ -193,6 +210,7 @@ def _only_enlarged(seen: Seen) -> Iterator[str]:
 
 CHECKS: tuple[Callable[[Seen], Iterator[str]], ...] = (
     _model,
+    _refiner,
     _limits,
     _last_seed,
     _loras,

@@ -184,6 +184,8 @@ class Contract:
             "lora": None,
             "model": model.name or None,
         }
+        if not model.refines or request.init_image is not None or request.high_noise_frac == 1:
+            update |= {"high_noise_frac": None, "refiner_steps": None}
         if request.seed in (None, -1):
             update["seed"] = secrets.randbelow(2**32)
         if request.only_enlarges and "prompt" not in named.values:

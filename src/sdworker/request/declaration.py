@@ -267,6 +267,24 @@ class Request(Part):
     num_outputs: Annotated[Int, Also("num_images", "batch_size"), AtMost("max_outputs")] = Field(
         1, title="Pictures", ge=1, description="How many images; image i is drawn with `seed` + i."
     )
+    high_noise_frac: Annotated[float | None, InWords("a number above 0 up to 1")] = Field(
+        None,
+        title="Refiner from",
+        gt=0,
+        le=1,
+        description="Share of the noise schedule after which the model's refiner goes on, where it has one "
+        "(docs/models.md).",
+    )
+    refiner_steps: Annotated[
+        Int | None, Also("refiner_inference_steps"), InWords("a whole number from 0 to 500")
+    ] = Field(
+        None,
+        title="Refiner's steps",
+        ge=0,
+        le=500,
+        description="Of the whole schedule, of which the refiner takes those that are left; as many as "
+        "`num_inference_steps` where it is left out.",
+    )
     num_inference_steps: Annotated[Int, Also("steps"), DefaultFrom("default_steps")] = Field(
         25,
         title="Steps",

@@ -23,12 +23,14 @@ class ServedModel:
         size: width and height it was trained for, in pixels.
         also: other names.
         defaults: field → what a job gets that does not ask, where the deployment does not say either.
+        refines: it has a refiner.
     """
 
     name: str
     size: tuple[int, int]
     also: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    refines: bool = False
 
 
 class ServedModels:

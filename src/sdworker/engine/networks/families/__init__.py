@@ -10,16 +10,18 @@ from pathlib import Path
 import torch
 
 from sdworker.engine.model_files import ModelFolder, check_model_folder
+from sdworker.engine.networks.families.refiner import Refiner
 from sdworker.engine.networks.families.stable_diffusion import StableDiffusion
 from sdworker.engine.networks.families.stable_diffusion_xl import StableDiffusionXL
 from sdworker.engine.networks.model import Loading, Model
-from sdworker.model_layout import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, Layout
+from sdworker.model_layout import REFINER, STABLE_DIFFUSION, STABLE_DIFFUSION_XL, Layout
 
 __all__ = ["FAMILIES", "load_checked", "load_model", "weights_bytes"]
 
 FAMILIES: Mapping[Layout, type[Model]] = {
     STABLE_DIFFUSION: StableDiffusion,
     STABLE_DIFFUSION_XL: StableDiffusionXL,
+    REFINER: Refiner,
 }
 
 

@@ -32,6 +32,8 @@ __all__ = ["StableDiffusion", "check_channels"]
 class StableDiffusion(Model):
     """The UNet is told the last hidden state of one CLIP text encoder; an LCM's, the guidance scale too."""
 
+    _encoder = "text_encoder"  # the folder of the one that every family has
+
     def __init__(
         self,
         *,
@@ -45,7 +47,7 @@ class StableDiffusion(Model):
             more_text_encoders: of a family that has others beside it, by the names of their folders.
             parts: as for `Model`.
         """
-        super().__init__(text_encoders={"text_encoder": text_encoder, **more_text_encoders}, **parts)
+        super().__init__(text_encoders={self._encoder: text_encoder, **more_text_encoders}, **parts)
         self._tokenizer = tokenizer
         self._prompts = PromptEncoder(text_encoder, device=self.device, dtype=self.dtype)
 
@@ -64,7 +66,8 @@ class StableDiffusion(Model):
         cls._check_unet(unet, checked.path)
         dtype = cls.vae_dtype(checked, loading.dtype)
         vae = load_network(checked, "vae", AutoencoderKL, loading, dtype=dtype, may_share=True)
-        text_encoder, tokenizer = load_text(checked, "text_encoder", loading)
+        projects = cls._encoder == "text_encoder_2"
+        text_encoder, tokenizer = load_text(checked, cls._encoder, loading, projects=projects)
         return {
             "tokenizer": tokenizer,
             "text_encoder": text_encoder,
@@ -112,7 +115,9 @@ class StableDiffusion(Model):
         if guidance.guided:
             negative = drawing.negative_prompt
             rows.insert(0, plan_negative_prompt(negative, words, **reads))
-        said = [tuple(part.at(i) for part in rows) for i in range(evaluations)]
+        # What goes on from another's latents goes on in its prompt too.
+        before = max(0, counted - evaluations) if drawing.span[0] > 0 else 0
+        said = [tuple(part.at(before + i) for part in rows) for i in range(evaluations)]
         texts = tuple(dict.fromkeys(said))
         numbers = {told: number for number, told in enumerate(texts)}
         lengths = tuple(length_together(told) for told in texts)
