@@ -29,7 +29,7 @@ from sdworker.engine.safety import SafetyChecker, has_checker
 from sdworker.engine.tables import SamplerTables, TableError
 from sdworker.errors import UserError
 from sdworker.request import Contract
-from sdworker.safety import SafetyGuard
+from sdworker.safety import SafetyGuards
 from sdworker.settings import Attention, Device, Precision, Safety, Settings, SettingsError
 from sdworker.worker import Worker
 
@@ -56,7 +56,9 @@ def build_worker(settings: Settings) -> Worker:
     device = _find_device(settings)
     dtype = _find_dtype(settings, device)
     listed = list_models(settings, half=dtype is torch.float16)
-    contract = Contract(settings, listed[0].served.size, tuple(one.served for one in listed))
+    contract = Contract(
+        settings, listed[0].served.size, tuple(one.served for one in listed), _memory_bytes(device)
+    )
     folder = listed[0].checked.path
     log.info("loading %s on %s in %s", shown(folder), device, str(dtype).removeprefix("torch."))
     threads = reserve_cores()
@@ -85,7 +87,7 @@ def build_worker(settings: Settings) -> Worker:
     _fuse_loras(settings, model)  # before any text is encoded, and kept
     _try_out(model, folder)
     _check_samplers(contract.defaults_of(contract.served.first), model, folder)
-    guard = _make_guard(settings, folder, device, dtype)
+    guards = _make_guards(settings, listed, device, dtype)
     log.info("loaded in %.2f s", time.perf_counter() - began)
     memory_mb = settings.drawing_memory_mb
     engine = Engine(
@@ -97,7 +99,7 @@ def build_worker(settings: Settings) -> Worker:
         reserved_bytes=_still_to_come(budget_bytes, listed, dtype),
     )
     pool = ModelPool(engine, [_pooled(one, loading) for one in listed], budget_bytes=budget_bytes)
-    return Worker(settings, engine, pool, contract, guard=guard)
+    return Worker(settings, engine, pool, contract, guards=guards)
 
 
 @torch.inference_mode()
@@ -172,8 +174,8 @@ def _model_budget(settings: Settings, listed: Sequence[ListedModel], loading: Lo
         return None
     if settings.model_memory_gb is not None:
         budget = int(settings.model_memory_gb * 1e9)
-    elif loading.device.type == "cuda":
-        budget = int(_CARD_SHARE * torch.cuda.get_device_properties(loading.device).total_memory)
+    elif (memory_bytes := _memory_bytes(loading.device)) is not None:
+        budget = int(_CARD_SHARE * memory_bytes)
     else:
         budget = int(_FREE_SHARE * free_bytes(loading.device))
     first = weights_bytes(listed[0].checked, loading.dtype)
@@ -183,6 +185,13 @@ def _model_budget(settings: Settings, listed: Sequence[ListedModel], loading: Lo
             f"{first / 1e9:.2g}"
         )
     return budget
+
+
+def _memory_bytes(device: torch.device) -> int | None:
+    """Of a GPU, all that it has."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _still_to_come(budget: int | None, listed: Sequence[ListedModel], dtype: torch.dtype) -> int:
@@ -217,30 +226,39 @@ def _try_out(model: Model, folder: Path) -> None:
             raise ModelError(f"{shown(folder / part)} gives numbers that are not finite in {model.dtype}")
 
 
-def _make_guard(
-    settings: Settings, model: Path, device: torch.device, dtype: torch.dtype
-) -> SafetyGuard | None:
-    """The safety checker, where there is one and it is wanted; it has judged a grey picture.
+def _make_guards(
+    settings: Settings, listed: Sequence[ListedModel], device: torch.device, dtype: torch.dtype
+) -> SafetyGuards | None:
+    """The safety checkers, where there are some and they are wanted; the first model's has judged a grey picture.
 
     Raises:
         ModelError: it is broken.
-        SettingsError: it is wanted, and there is none.
+        SettingsError: one is wanted, and there is none.
     """
-    place = settings.safety_checker or (model if has_checker(model) else None)
-    mode = settings.safety or (Safety.OFF if place is None else Safety.FLAG)
-    if mode is Safety.OFF:
+    folders = {one.served.name: one.checked.path for one in listed}
+    if settings.safety is Safety.OFF:
         return None
-    if place is None:
+    places = {
+        name: settings.safety_checker or folder
+        for name, folder in folders.items()
+        if settings.safety_checker or has_checker(folder)
+    }
+    without = [name for name in folders if name not in places]
+    if settings.safety is not None and without:
+        whose = "the model has" if len(listed) == 1 else f"{', '.join(without)} of the models has"
         raise SettingsError(
-            f"SAFETY: is {mode}, but the model has no safety checker; fetch it with --safety, or set "
+            f"SAFETY: is {settings.safety}, but {whose} no safety checker; fetch it with --safety, or set "
             "SAFETY_CHECKER"
         )
+    first = places.get(listed[0].served.name)
+    if first is None:
+        return SafetyGuards(places, None, settings, device=device, dtype=dtype) if places else None
     try:
-        checker = SafetyChecker.load(place, device=device, dtype=dtype)
+        checker = SafetyChecker.load(first, device=device, dtype=dtype)
         checker.try_out()
     except (MemoryError, torch.OutOfMemoryError):
-        raise ModelError(f"{shown(place)} does not fit into the {device.type} device's memory") from None
-    return SafetyGuard(checker, mode, settings)
+        raise ModelError(f"{shown(first)} does not fit into the {device.type} device's memory") from None
+    return SafetyGuards(places, checker, settings, device=device, dtype=dtype)
 
 
 def _check_samplers(defaults: Mapping[str, Any], model: Model, folder: Path) -> None:
