@@ -150,9 +150,40 @@ def as_nan(folder: Path) -> Path:
     return file
 
 
+def save_compact(file: Path, *, scale: int, channels: int = 3) -> Path:
+    """A small network of Real-ESRGAN's compact kind, with random weights."""
+    reading.read(EMOJI, "it")  # has spandrel imported, whether or not there is torchvision
+    from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+
+    torch.manual_seed(2)
+    network = SRVGGNetCompact(
+        num_in_ch=channels, num_out_ch=channels, num_feat=16, num_conv=2, upscale=scale, act_type="prelu"
+    )
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
+    return file
+
+
+def as_one(folder: Path) -> Path:
+    return save_compact(folder / "bad.safetensors", scale=1)
+
+
+def as_grey(folder: Path) -> Path:
+    return save_compact(folder / "bad.safetensors", scale=2, channels=1)
+
+
+def test_one_that_enlarges_three_times_does(tmp_path: Path) -> None:
+    file = save_compact(tmp_path / "x3.safetensors", scale=3)
+    pixels = noise(30, 50)
+    large, _ = done(load(file).chore(pixels))
+    assert large.shape == (90, 150, 3)
+    assert np.abs(large.astype(int) - whole(file, pixels)).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (as_one, "does not enlarge pictures"),
+        (as_grey, "is for pictures of 1 channels, not for RGB"),
         (as_pickle, "holds more than weights .*exec.* convert it to safetensors"),
         (as_old_pickle, "'bad' (holds more than weights|cannot be read)"),
         (as_pickle_by_another_name, "'bad' cannot be read"),
