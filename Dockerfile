@@ -50,7 +50,8 @@ FROM dependencies AS assets
 # A model hub's id, or a folder or .safetensors file under models/. Empty revision: the default model's pinned one.
 ARG MODEL_ID=stable-diffusion-v1-5/stable-diffusion-v1-5
 ARG MODEL_REVISION=""
-# For a single file: the model whose configuration and tokenizer it shares. Empty: the default model's.
+# For a single file: the model whose configuration and tokenizer it shares. Empty: Stable Diffusion
+# 1.5's or XL's, as its weights have it.
 ARG MODEL_CONFIG_FROM=""
 # Not empty: keep the model's safety checker (docs/safety.md).
 ARG MODEL_SAFETY=""
@@ -58,7 +59,8 @@ ARG MODEL_SAFETY=""
 WORKDIR /build
 COPY models models
 COPY builder/*.py builder/
-COPY src/sdworker/__init__.py src/sdworker/model_layout.py src/sdworker/
+COPY src/sdworker/__init__.py src/sdworker/errors.py src/sdworker/model_layout.py src/sdworker/
+COPY src/sdworker/checkpoints src/sdworker/checkpoints
 RUN --mount=type=secret,id=hf_token \
     PYTHONPATH=src /opt/venv/bin/python -m builder.fetch_model "${MODEL_ID}" --revision "${MODEL_REVISION}" \
     --config-from "${MODEL_CONFIG_FROM}" ${MODEL_SAFETY:+--safety} --token-file /run/secrets/hf_token --out /opt/model

@@ -6,6 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Which build of torch: cpu, cu126, cu130, or auto, the one that pip finds in the indexes that it is told of.
 TORCH_BUILD ?= auto
+# In how many processes tests run: one a core, four at most. A file's tests stay together: they share models and
+# workers. Each process takes up to 2 GB, with the workers that its tests start.
+TEST_PROCESSES ?= logical
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
 # Nothing but what the lock files pin, file by file.
 INSTALL = $(BIN)/pip install --quiet --require-hashes --no-deps
 TOOLS := build/tools
@@ -16,10 +20,10 @@ run: $(VENV)/.run  ## draw the job in test_input.json into out/
 	$(BIN)/sdworker generate --job test_input.json --out out
 
 test: $(VENV)/.dev  ## run the test suite (without what is slow and the container's build: see make test-all)
-	$(BIN)/python -m pytest -m "not container and not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not container and not slow" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev  ## run every test, the slow ones and the container's build too (root, buildah, debootstrap)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-container: $(VENV)/.dev  ## build the image and run a job in it (root, buildah, debootstrap)
 	$(BIN)/python -m pytest -m container $(PYTEST_ARGS)

@@ -51,7 +51,7 @@ def fetch(
         hub: Where ids are looked up.
         revision: Commit, tag or branch; a commit is a pin, the others are resolved to one with a warning.
         config_from: For a single file, the model whose configuration and tokenizer it shares, by id or
-            folder; the default model if none is named.
+            folder; its family's own (Stable Diffusion 1.5's, XL's) if none is named.
         with_safety: Keep the model's safety checker.
         force: Replace what is at `out`.
 
@@ -152,7 +152,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--config-from",
         metavar="MODEL",
         help="for a single file: the model, by id or folder, whose configuration and tokenizer it shares "
-        f"(default: {DEFAULT_MODEL})",
+        "(default: Stable Diffusion 1.5's or XL's, as its weights have it)",
     )
     parser.add_argument(
         "--safety", action="store_true", help="keep the model's safety checker (docs/safety.md)"

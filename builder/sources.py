@@ -108,12 +108,12 @@ def _local_folder(path: Path, with_safety: bool) -> Origin:
 def _single_file(
     source: Source, licence: str | None, get: Callable[[Path], Path], config_from: str | None, hub: Hub
 ) -> Origin:
-    """A checkpoint that `get` brings, with the configuration of another model."""
-    configs, stage_configs = _resolve_configs(config_from or DEFAULT_MODEL, hub)
+    """A checkpoint that `get` brings, with the configuration of another model, or its family's own."""
+    configs, stage_configs = _resolve_configs(config_from, hub) if config_from else (None, None)
 
     def stage(work: Path) -> Path:
         checkpoint = get(work)
-        single_file.unpack(checkpoint, stage_configs(work), work / "unpacked")
+        single_file.unpack(checkpoint, stage_configs and stage_configs(work), work / "unpacked")
         return work / "unpacked"
 
     whole = Source(source.kind, source.name, source.revision, source.sha256, configs)

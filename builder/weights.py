@@ -1,90 +1,37 @@
 """Safetensors files: what is in them, and how they become half precision."""
 
 import errno
-import json
 import os
 import shutil
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import FetchError
+from sdworker.checkpoints import CheckpointError, Entry, header, is_integer
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Entry",
-    "is_integer",
     "link_or_copy",
     "read_header",
-    "read_metadata",
-    "rename_tensors",
     "to_half",
     "writing",
 ]
 
-_CHUNK_BYTES = 1 << 20
-_INTEGERS = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"}
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A tensor as the file's header tells it, without its data."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def read_header(path: Path) -> dict[str, Entry]:
+def read_header(path: Path) -> Mapping[str, Entry]:
     """Every tensor's name, type and shape. Reads the header only, but notices a file that is cut short.
 
     Raises:
         FetchError: if it is not a whole safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            return {key: Entry(s.get_dtype(), tuple(s.get_shape())) for key, s in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise FetchError(f"{path.name} is truncated, or not a safetensors file ({error})") from error
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file that `read_header` has read says of itself; empty where it says nothing."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
-
-
-def is_integer(entry: Entry) -> bool:
-    """Whether a tensor holds whole numbers, which no weight does."""
-    return entry.dtype in _INTEGERS
-
-
-def rename_tensors(source: Path, target: Path, rename: Callable[[str], str]) -> None:
-    """Write the same tensors under other names. Only the header is new: the data is copied as it is.
-
-    The format: 8 bytes of little-endian header length, a JSON header, data
-    (https://github.com/huggingface/safetensors#format).
-
-    Raises:
-        OSError: if the disk is full.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as old, target.open("wb") as new:
-        (length,) = struct.unpack("<Q", old.read(8))
-        entries = json.loads(old.read(length))
-        header = json.dumps({rename(name): entry for name, entry in entries.items()}).encode()
-        header += b" " * (-len(header) % 8)
-        new.write(struct.pack("<Q", len(header)) + header)
-        shutil.copyfileobj(old, new, _CHUNK_BYTES)
+        return header.read_header(path)
+    except CheckpointError as error:
+        raise FetchError(str(error)) from error
 
 
 def to_half(sources: Sequence[Path], target: Path, *, link: bool) -> bool:
@@ -100,7 +47,8 @@ def to_half(sources: Sequence[Path], target: Path, *, link: bool) -> bool:
         FetchError: if a source is broken, or a tensor is not finite or does not fit fp16.
         OSError: if the disk is full.
     """
-    kinds = {entry.dtype for source in sources for entry in read_header(source).values()} - _INTEGERS
+    entries = [entry for source in sources for entry in read_header(source).values()]
+    kinds = {entry.dtype for entry in entries if not is_integer(entry)}
     tensors = _read_half(sources)
     if len(sources) == 1 and kinds <= {"F16"}:
         link_or_copy(sources[0], target, link=link)

@@ -26,7 +26,11 @@ async def script_process(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A running script; what it prints, errors too, comes from `stdout`. Killed at the end."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
-    own = {"PYTHONPATH": str(_ROOT / "src"), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    own = {
+        "PYTHONPATH": f"{_ROOT / 'src'}{os.pathsep}{_ROOT}",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         script,

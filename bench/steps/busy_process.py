@@ -1,4 +1,4 @@
-"""What `busy.py` measures, in a process of its own: steps, alone and beside neighbours."""
+"""What `busy.py` measures, in a process of its own that stays: a line asks for a job, a line tells its steps."""
 
 import sdworker.quick_start  # noqa: F401 - as handler.py does, and before anything else can load torch
 
@@ -6,12 +6,8 @@ import sdworker.quick_start  # noqa: F401 - as handler.py does, and before anyth
 import asyncio
 import contextlib
 import json
-import os
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 
 from bench.common import drawing_for
@@ -19,46 +15,56 @@ from sdworker.engine.engine import Engine
 from sdworker.settings import load_settings
 from sdworker.startup import build_worker
 
-_ROWS = (2, 8)
-_STEPS = 40
-_SPIN = "import os, sys, time\nos.sched_setaffinity(0, {int(sys.argv[1])})\nend = time.monotonic() + 600\n"
-_SPIN += "while time.monotonic() < end and os.getppid() == int(sys.argv[2]): pass"
+__all__ = ["main"]
+
+# It is at rest when it has computed for less than this share of a moment: what steps cost is learned in idle time.
+_AT_REST, _MOMENT_S = 0.1, 0.5
 
 
-@contextlib.contextmanager
-def _neighbours() -> Iterator[None]:
-    """While open, another program computes on each core, without end."""
-    spinning = [
-        subprocess.Popen([sys.executable, "-c", _SPIN, str(core), str(os.getpid())])
-        for core in os.sched_getaffinity(0)
-    ]
-    try:
-        yield
-    finally:
-        for process in spinning:
-            process.kill()
-            process.wait()
+async def _steps_s(engine: Engine, rows: int, steps: int, most_s: float) -> list[float]:
+    """What each step of a job of so many rows took, the first left out; fewer steps where they take too long."""
+    ends: list[float] = []
+    enough = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    end_s = time.perf_counter() + most_s
+
+    def stepped(_step: int, _steps: int) -> None:
+        ends.append(time.perf_counter())
+        if ends[-1] > end_s and len(ends) > 3:
+            loop.call_soon_threadsafe(enough.set)
+
+    drawing = drawing_for(engine.model, steps=steps, guidance=7.5, seeds=tuple(range(rows // 2)))
+    drawn = asyncio.create_task(engine.draw_latents(drawing, stepped))
+    stopped = asyncio.create_task(enough.wait())
+    await asyncio.wait([drawn, stopped], return_when=asyncio.FIRST_COMPLETED)
+    for task in (drawn, stopped):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    return [later - sooner for sooner, later in pairwise(ends)]
 
 
-async def _measure(engine: Engine) -> dict[str, float]:
-    async def median_ms(rows: int) -> float:
-        ends: list[float] = []
-        drawing = drawing_for(engine.model, steps=_STEPS, guidance=7.5, seeds=tuple(range(rows // 2)))
-        await engine.draw(drawing, lambda _step, _steps: ends.append(time.perf_counter()))
-        return 1000 * statistics.median(later - sooner for sooner, later in pairwise(ends))
+async def _until_at_rest() -> None:
+    while True:
+        begun = time.process_time()
+        await asyncio.sleep(_MOMENT_S)
+        if time.process_time() - begun < _AT_REST * _MOMENT_S:
+            return
 
-    async def measure(kind: str) -> dict[str, float]:
-        return {f"{rows} rows, {kind}": await median_ms(rows) for rows in _ROWS}
 
+async def _serve(engine: Engine) -> None:
+    """Answer each line [rows, steps, seconds at most] with a line of seconds."""
     await engine.calibrate()
-    figures = await measure("quiet")
-    with _neighbours():
-        return figures | await measure("busy")
+    await _until_at_rest()
+    print(json.dumps("ready"), flush=True)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        print(json.dumps(await _steps_s(engine, *json.loads(line))), flush=True)
+    engine.close()
 
 
 def main() -> None:
-    """Time steps of jobs, alone and beside neighbours, and print them."""
-    print(json.dumps(asyncio.run(_measure(build_worker(load_settings()).engine))))
+    """Build the worker as in production and draw what is asked for until the input ends."""
+    asyncio.run(_serve(build_worker(load_settings()).engine))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse
 
 from local_endpoint.bodies import parse_json, read_body
 from local_endpoint.client_api import client_router
+from local_endpoint.config import MB
 from local_endpoint.core import Core
 from local_endpoint.errors import ApiError, handle_errors
 from local_endpoint.explainer import NoExplainer
@@ -38,7 +39,7 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 _SAY_AGAIN_S = 60.0
-_PROMPTS_BYTES = 128 * 1024
+_EXPLAINED_BYTES = 12 * MB
 _FILES = {file.name for file in _PAGES.iterdir() if file.suffix in (".js", ".css")}
 
 
@@ -108,7 +109,7 @@ def _add_pages(app: FastAPI, core: Core, gate: Gate) -> None:
     async def explain(request: Request) -> Response:
         with gate.enter(request.headers.get("authorization"), "status"):
             body = await read_body(
-                request, limit_bytes=_PROMPTS_BYTES, timeout_s=core.config.request_timeout_s
+                request, limit_bytes=_EXPLAINED_BYTES, timeout_s=core.config.request_timeout_s
             )
             given = parse_json(body)
             try:

@@ -72,6 +72,6 @@ class Config:
     webhook_timeout_s: float = 10
 
     explain_command: tuple[str, ...] = ()
-    """A program that tells how long prompts are, for the page; see `explainer.py`."""
+    """A program that tells what a job's input will come to, for the page; see `explainer.py`."""
     input_schema: dict[str, Any] | None = field(default=None, repr=False)
     """JSON Schema of a job's input: the playground's form is built from it."""

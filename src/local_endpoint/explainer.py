@@ -1,6 +1,7 @@
-"""How long prompts are, asked of the worker's own code: a program that answers lines of JSON, kept running.
+"""What a job's input will come to, asked of the worker's own code: prompts' lengths, ControlNets' hints.
 
-The endpoint knows no tokenizer. Whoever starts the workers names the program (`--explain-command`).
+A program that answers lines of JSON, kept running. The endpoint knows no tokenizer and reads no pictures: whoever
+starts the workers names the program (`--explain-command`).
 """
 
 import asyncio
@@ -29,7 +30,7 @@ class Explainer:
         self._turn = asyncio.Lock()
 
     async def ask(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Its answer to a job's input. Raises `NoExplainer`."""
+        """Its answer to a line. Raises `NoExplainer`."""
         if not self._command:
             raise NoExplainer("this endpoint knows no program that reads prompts (--explain-command)")
         async with self._turn:

@@ -65,8 +65,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=shlex.split,
         default=(),
         metavar="COMMAND",
-        help="a program that answers lines of JSON, each a job's input, with its prompts' lengths, for the "
-        "page's token counter (default: none; `sdworker serve` has one of its own)",
+        help="a program that answers lines of JSON about jobs' inputs, for the page: how long prompts are, "
+        "what ControlNets are shown (default: none; `sdworker serve` has one of its own)",
     )
     serving.add_argument(
         "--max-queue-mb",

@@ -19,6 +19,7 @@ from sdworker.reading import MOST_SKIPPED, MOST_TOKENS, Emphasis, PromptSyntax
 from sdworker.samplers import find_sampler, find_schedule
 
 __all__ = [
+    "Answer",
     "Attention",
     "BucketAddressing",
     "BucketFallback",
@@ -81,6 +82,14 @@ class Safety(_Choice):
     BLACK = "black"
 
 
+class Answer(_Choice):
+    """The shape of a job's output (`answers.py`)."""
+
+    IMAGES = "images"
+    SDXL = "sdxl"
+    SDXL_TURBO = "sdxl_turbo"
+
+
 class BucketFallback(_Choice):
     """What becomes of an image whose upload failed for good."""
 
@@ -110,6 +119,19 @@ V1_DEFAULTS = {
 }
 """What a job gets that does not ask, from worker-stable_diffusion_v1 (docs/migrating.md)."""
 
+SDXL_DEFAULTS = {
+    "answer": "sdxl",
+    "default_width": "1024",
+    "default_height": "1024",
+    "default_steps": "25",
+    "default_guidance": "7.5",
+    "default_scheduler": "DDIM",
+    "default_strength": "0.3",
+    "default_resize": "keep",
+    "default_prompt_syntax": "plain",
+}
+"""The same from worker-sdxl, and the shape of its answers."""
+
 
 class Settings(BaseSettings):
     """The worker's configuration, read once at start. Field names are the variables', in lower case."""
@@ -121,8 +143,9 @@ class Settings(BaseSettings):
     # The model and where it runs.
     model_dir: Path | None = Field(
         None,
-        description="Model folder in diffusers' layout. "
-        "Unset: the model baked into the image, else the embedded `models/emoji`.",
+        description="Model folder in diffusers' layout, or a single `.safetensors` checkpoint. "
+        "Unset, with the three below: the model baked into the image and those in `/runpod-volume/models`, else "
+        "the embedded `models/emoji`.",
     )
     model_id: str | None = Field(
         None,
@@ -132,12 +155,18 @@ class Settings(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Several models, with commas between, of which jobs choose by `model`: `name=folder`, "
-        "a folder or `owner/name` of a cached one. The first, or the one above, is drawn with where a job names "
-        "none.",
+        "a folder, a `.safetensors` checkpoint or `owner/name` of a cached one. The first, or the one above, is "
+        "drawn with where a job names none.",
     )
     models_dir: Path | None = Field(
         None,
-        description="Folder of models that are served as well, each by its name: `/runpod-volume/models` say.",
+        description="Folder of models and checkpoints that are served as well, each by its name: "
+        "`/runpod-volume/models` say.",
+    )
+    converted_dir: Path | None = Field(
+        None,
+        description="Where single checkpoints are kept once they are converted; workers may share it. Unset: "
+        "in `.converted` beside them, or where nothing can be written there, a temporary folder.",
     )
     model_memory_gb: float | None = Field(
         None,
@@ -210,6 +239,7 @@ class Settings(BaseSettings):
         description="`schedule` when neither a job nor its sampler's name has one; `automatic` as in "
         "AUTOMATIC1111's web UI. Unset: the model's own noise levels.",
     )
+    default_strength: float = Field(0.8, ge=0, le=1, description="`prompt_strength` when a job names none.")
     default_resize: Resize = Field("stretch", description="`resize` when a job names none.")
     default_prompt_syntax: PromptSyntax = Field(
         "weights", description="`prompt_syntax` when a job names none: `weights` or `plain`."
@@ -229,6 +259,12 @@ class Settings(BaseSettings):
         description="Gives jobs what worker-stable_diffusion_v1 gave them where they do not ask: "
         "K-LMS, 50 steps, 512x512, pictures in their own size, and prompts without syntax. "
         "Other `DEFAULT_`s count more.",
+    )
+
+    sdxl_defaults: bool = Field(
+        False,
+        description="The same for worker-sdxl: DDIM, 25 steps, 1024x1024, a strength of 0.3, pictures in their "
+        "own size, prompts without syntax, and `ANSWER=sdxl`.",
     )
 
     # How many jobs share the hardware.
@@ -338,6 +374,11 @@ class Settings(BaseSettings):
     )
 
     # Images out.
+    answer: Answer = Field(
+        Answer.IMAGES,
+        description="Shape of a job's output: `images`, or as `sdxl` and `sdxl_turbo` answer, worker-sdxl and "
+        "worker-sdxl-turbo (docs/migrating.md).",
+    )
     max_result_mb: float | None = Field(
         None,
         gt=0,
@@ -434,7 +475,11 @@ class Settings(BaseSettings):
     def _strip(cls, given: dict[str, Any]) -> dict[str, Any]:
         stripped = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
         kept = {name: value for name, value in stripped.items() if value != ""}
-        return {**V1_DEFAULTS, **kept} if cls._is_on(kept.get("v1_defaults")) else kept
+        of_peers = {"v1_defaults": V1_DEFAULTS, "sdxl_defaults": SDXL_DEFAULTS}
+        wanted = [defaults for name, defaults in of_peers.items() if cls._is_on(kept.get(name))]
+        if len(wanted) > 1:
+            raise ValueError("V1_DEFAULTS, SDXL_DEFAULTS: both are set; one worker's defaults can be had")
+        return {**wanted[0], **kept} if wanted else kept
 
     @staticmethod
     def _is_on(value: object) -> bool:

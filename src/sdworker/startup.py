@@ -12,11 +12,9 @@ from typing import Any
 import torch
 
 from sdworker import nvidia
-from sdworker.assets import AddOns, Kind
 from sdworker.catalogue import ListedModel, list_models
 from sdworker.engine.device import free_bytes
 from sdworker.engine.engine import Engine
-from sdworker.engine.lora import LoraUse, read_lora
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import ModelFolder, check_model_folder, why_not
 from sdworker.engine.networks.families import load_checked, weights_bytes
@@ -27,7 +25,7 @@ from sdworker.engine.pool import ModelPool, Pooled
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
 from sdworker.engine.safety import SafetyChecker, has_checker
 from sdworker.engine.tables import SamplerTables, TableError
-from sdworker.errors import UserError
+from sdworker.fused import FusedLoras
 from sdworker.request import Contract
 from sdworker.safety import SafetyGuards
 from sdworker.settings import Attention, Device, Precision, Safety, Settings, SettingsError
@@ -38,7 +36,6 @@ __all__ = ["build_worker"]
 log = logging.getLogger(__name__)
 
 _NETWORK_VOLUME = Path("/runpod-volume")
-_LARGEST_SCALE = 10.0  # of a fused LoRA
 # Of what there is, what the weights of several models may take.
 _CARD_SHARE = 0.6
 _FREE_SHARE = 0.5
@@ -59,7 +56,9 @@ def build_worker(settings: Settings) -> Worker:
     contract = Contract(
         settings, listed[0].served.size, tuple(one.served for one in listed), _memory_bytes(device)
     )
-    folder = listed[0].checked.path
+    checked = _checked(listed[0], dtype)
+    folder = checked.path
+    fused = FusedLoras(settings, listed)
     log.info("loading %s on %s in %s", shown(folder), device, str(dtype).removeprefix("torch."))
     threads = reserve_cores()
     if device.type == "cpu" and settings.keep_memory:
@@ -78,13 +77,12 @@ def build_worker(settings: Settings) -> Worker:
             compiled=settings.compile,
             fp16_accumulation=settings.fp16_accumulation,
         ),
-        shared=SharedWeights() if len(listed) > 1 else None,
+        # What is merged into one model's weights must not come into another's that has the same.
+        shared=SharedWeights() if len(listed) > 1 and not fused else None,
     )
     budget_bytes = _model_budget(settings, listed, loading)
-    model = _load(listed[0].checked, loading)
-    if settings.fused_loras and len(listed) > 1:
-        raise SettingsError("FUSED_LORAS: several models are served, and they share weights; serve one")
-    _fuse_loras(settings, model)  # before any text is encoded, and kept
+    model = _load(checked, loading)
+    fused.merge_into(model, listed[0].served.name)
     _try_out(model, folder)
     _check_samplers(contract.defaults_of(contract.served.first), model, folder)
     guards = _make_guards(settings, listed, device, dtype)
@@ -98,31 +96,8 @@ def build_worker(settings: Settings) -> Worker:
         memory_bytes=None if memory_mb is None else memory_mb * 2**20,
         reserved_bytes=_still_to_come(budget_bytes, listed, dtype),
     )
-    pool = ModelPool(engine, [_pooled(one, loading) for one in listed], budget_bytes=budget_bytes)
+    pool = ModelPool(engine, [_pooled(one, loading, fused) for one in listed], budget_bytes=budget_bytes)
     return Worker(settings, engine, pool, contract, guards=guards)
-
-
-@torch.inference_mode()
-def _fuse_loras(settings: Settings, model: Model) -> None:
-    """Merge the deployment's LoRAs into the model.
-
-    Raises:
-        SettingsError: one is not there, does not fit the model, or its scale is no number.
-    """
-    for item in settings.fused_loras:
-        name, colon, number = item.rpartition(":")
-        try:
-            scale = float(number) if colon else 1.0
-            path = AddOns.from_settings(settings).find_here(Kind.LORA, name if colon else item)
-            weights = read_lora(path, model.adapters.targets)
-        except ValueError:
-            raise SettingsError(f"FUSED_LORAS: {number!r} is no scale; write NAME:SCALE") from None
-        except UserError as error:
-            raise SettingsError(f"FUSED_LORAS: {name or item}: {error}") from error
-        if not abs(scale) <= _LARGEST_SCALE:
-            raise SettingsError(f"FUSED_LORAS: {number!r} is out of range; allowed: -10 to 10")
-        model.adapters.fuse(LoraUse(path, weights, scale, scale))
-        log.info("merged LoRA %s at %g", name or item, scale)
 
 
 def _load(checked: ModelFolder, loading: Loading) -> Model:
@@ -137,30 +112,43 @@ def _load(checked: ModelFolder, loading: Loading) -> Model:
         raise _does_not_fit(checked.path, loading.device) from None
 
 
+def _checked(listed: ListedModel, dtype: torch.dtype) -> ModelFolder:
+    """A model's folder as it is now, and a checkpoint's that was made now.
+
+    Raises:
+        ModelError: it cannot be drawn with.
+    """
+    return check_model_folder(listed.folder(), half=dtype is torch.float16)
+
+
 def _does_not_fit(folder: Path, device: torch.device) -> ModelError:
     return ModelError(f"{shown(folder)} does not fit into the {device.type} device's memory")
 
 
-def _pooled(listed: ListedModel, loading: Loading) -> Pooled:
+def _pooled(listed: ListedModel, loading: Loading, fused: FusedLoras) -> Pooled:
     """How a model is had later, by when its folder may have changed."""
-    folder = listed.checked.path
 
     def load() -> Model:
-        checked = check_model_folder(folder, half=loading.dtype is torch.float16)
+        checked = _checked(listed, loading.dtype)
         if loading.device.type != "cuda":
-            return _load(checked, loading)
+            return load_whole(checked)
         # On a stream of its own, beside the steps of those who draw.
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
-            model = _load(checked, loading)
+            model = load_whole(checked)
         stream.synchronize()
+        return model
+
+    def load_whole(checked: ModelFolder) -> Model:
+        model = _load(checked, loading)
+        fused.merge_into(model, listed.served.name)
         return model
 
     return Pooled(
         listed.served.name,
         weights_bytes(listed.checked, loading.dtype),
         load,
-        lambda model: _try_out(model, folder),
+        lambda model: _try_out(model, listed.place),
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdworker.answers import Done, answer_of
 from sdworker.assets import AddOns
 from sdworker.controls import Controls, Shown
 from sdworker.delivery import Delivery
@@ -129,6 +130,12 @@ class Worker:
         await self.engine.prepare(rows=2)
         self.engine.calibrate_when_idle()
 
+    async def answer(
+        self, job: Mapping[str, Any], on_step: OnStep | None = None, previews: Previews | None = None
+    ) -> list[dict[str, Any]] | dict[str, Any]:
+        """A job's output as the deployment answers (`ANSWER`); else as `run`."""
+        return answer_of(await self._carry_out(job, on_step, previews), self._settings.answer)
+
     async def run(
         self, job: Mapping[str, Any], on_step: OnStep | None = None, previews: Previews | None = None
     ) -> list[dict[str, Any]]:
@@ -143,6 +150,11 @@ class Worker:
         Raises:
             UserError: with a message for whoever sent it.
         """
+        return (await self._carry_out(job, on_step, previews)).images
+
+    async def _carry_out(
+        self, job: Mapping[str, Any], on_step: OnStep | None, previews: Previews | None
+    ) -> Done:
         job_id = str(job["id"])
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
@@ -195,7 +207,8 @@ class Worker:
             {"seed": seed} | ({"nsfw": True} if i in flagged else {}) for i, seed in enumerate(drawing.seeds)
         ]
         told += [{"control": number} for number in range(len(files) - len(images))]
-        return [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
+        output = [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
+        return Done(request, size, output, watch.seconds)
 
     async def _draw(
         self,
@@ -234,7 +247,7 @@ class Worker:
         if beside is None:
             most_bytes = int(_ADD_ONS_SHARE * free_bytes(torch.device("cpu")))
             read_loras: Shelf[LoraWeights] = Shelf(
-                partial(read_lora, targets=model.adapters.targets), most_bytes=most_bytes
+                partial(read_lora, directory=model.adapters.directory), most_bytes=most_bytes
             )
             read_embeddings: Shelf[Vectors] = Shelf(
                 partial(read_vectors, widths=model.text_widths), most_bytes=most_bytes // 8

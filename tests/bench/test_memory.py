@@ -14,6 +14,7 @@ from bench.sizes import Size
 Figures = Callable[[str], dict[str, Any]]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the device's memory is measured, and more of it")
 def test_a_job_takes_more_than_the_loaded_model(
     model: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch

@@ -44,6 +44,7 @@ def check_spread(values: Mapping[str, float]) -> None:
     assert 0 < values["min"] <= values["median"] <= values["max"]
 
 
+@pytest.mark.slow
 async def test_both_draw_the_same_picture(platforms: Mapping[str, Platform]) -> None:
     drawn = []
     for platform in platforms.values():

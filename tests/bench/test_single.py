@@ -20,6 +20,7 @@ def measured(model: Path, figures: Figures, monkeypatch: pytest.MonkeyPatch) -> 
     return figures("single")["samplers"]["DDIM"]
 
 
+@pytest.mark.slow
 def test_both_sides_draw_the_same_and_their_times_agree_with_one_another(measured: dict[str, Any]) -> None:
     assert measured["levels_apart"] < 0.1
     for side in ("worker", "pipeline"):

@@ -42,15 +42,8 @@ def run(*arguments: object, env: dict[str, str]) -> "subprocess.CompletedProcess
     )
 
 
-def test_a_model_from_the_hub(server: FakeHub, tmp_path: Path) -> None:
-    done = run(ID, "--revision", COMMIT, "--out", tmp_path / "out", env=environment(server))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "manifest.json").is_file()
-    assert done.stderr.splitlines()[-1].endswith("12 files, 0.00 GB")
-
-
 @pytest.mark.parametrize("how", ["file", "environment"])
-def test_the_token_opens_a_gated_model_and_is_not_seen_again(
+def test_a_model_from_the_hub_and_the_token_that_opens_it_is_not_seen_again(
     server: FakeHub, tmp_path: Path, how: str
 ) -> None:
     server.repos[ID].gated = True
@@ -62,6 +55,8 @@ def test_the_token_opens_a_gated_model_and_is_not_seen_again(
     else:
         done = run(*arguments, env=environment(server, HF_TOKEN=TOKEN))
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "manifest.json").is_file()
+    assert done.stderr.splitlines()[-1].endswith("12 files, 0.00 GB")
     assert TOKEN not in done.stdout + done.stderr
     written = (path for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
@@ -115,7 +110,7 @@ def test_a_killed_download_is_resumed(server: FakeHub, tmp_path: Path) -> None:
     assert server.asked_for(f"/bucket/{ID}/{UNET}")[-1]["range"] == "bytes=500000-"
 
 
-@pytest.mark.parametrize("source", ["folder", "file"])
+@pytest.mark.parametrize("source", ["folder", pytest.param("file", marks=pytest.mark.slow)])
 def test_a_full_disk_is_told_in_one_line(tmp_path: Path, source: str) -> None:
     make_diffusers_folder(tmp_path / "tiny")
     save_ldm(tmp_path / "tiny", tmp_path / "one.safetensors")

@@ -249,8 +249,6 @@ class TestHubModel:
 
 
 class TestSingleFile:
-    """With transformers 5.6 and later this depends on a repair in diffusers (huggingface/diffusers#13833)."""
-
     @pytest.mark.parametrize("open_clip", [False, True], ids=["1.x", "2.x"])
     def test_gives_the_same_folder_as_the_diffusers_layout(
         self, folder: Path, tmp_path: Path, open_clip: bool
@@ -261,14 +259,16 @@ class TestSingleFile:
         layout = fetch(str(folder), tmp_path / "layout", hub=OFFLINE)
         assert single.files == layout.files
 
-    def test_the_configuration_comes_from_the_default_model(
-        self, server: FakeHub, hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_the_configuration_is_its_familys_own_where_none_is_named(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("builder.sources.DEFAULT_REVISION", COMMIT)
+        (tmp_path / "own").mkdir()
+        (tmp_path / "own" / "stable-diffusion-1.5").symlink_to(folder)
+        monkeypatch.setattr("sdworker.checkpoints.folder.OWN_CONFIGS", tmp_path / "own")
         save_ldm(folder, tmp_path / "one.safetensors")
-        made = fetch(str(tmp_path / "one.safetensors"), tmp_path / "out", hub=hub)
-        assert made.source["config_from"]["name"] == DEFAULT_MODEL
-        assert not [path for path, _ in server.requests if path.endswith(".safetensors")]
+        made = fetch(str(tmp_path / "one.safetensors"), tmp_path / "out", hub=OFFLINE)
+        assert made.source["config_from"] is None
+        assert made.files == fetch(str(folder), tmp_path / "layout", hub=OFFLINE).files
 
     def test_from_the_hub(self, server: FakeHub, hub: Hub, folder: Path, tmp_path: Path) -> None:
         save_ldm(folder, folder / "one.safetensors")
@@ -316,7 +316,7 @@ class TestSingleFile:
     @pytest.mark.parametrize(
         ("key", "reason"),
         [
-            ("conditioner.embedders.0.transformer.x", "an SDXL checkpoint"),
+            ("conditioner.embedders.0.model.transformer.x", "an SDXL refiner"),
             ("model.diffusion_model.joint_blocks.0.x", "an SD3 checkpoint"),
             ("model.diffusion_model.double_blocks.0.x", "a FLUX checkpoint"),
             ("lora_unet_down.lora_up.weight", "a LoRA, not a model"),

@@ -1,4 +1,4 @@
-"""A Stable Diffusion of a few hundred kilobytes with random weights, in either of the two layouts."""
+"""A Stable Diffusion of a few hundred kilobytes with random weights, in diffusers' and in the original layout."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-__all__ = ["ldm_tensors", "make_diffusers_folder", "save_ldm"]
+__all__ = ["ldm_tensors", "make_diffusers_folder", "save_ldm", "xl_tensors"]
 
 _WIDTH = 32
 
@@ -83,14 +83,7 @@ def ldm_tensors(folder: Path, *, open_clip: bool = False) -> dict[str, torch.Ten
 
     Stable Diffusion 1.x keeps its text encoder as transformers names it, 2.x as OpenCLIP does.
     """
-    tensors = {}
-    for key, value in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
-        tensors["model.diffusion_model." + _unet_name(key)] = value
-    for key, value in load_file(folder / "vae" / "diffusion_pytorch_model.safetensors").items():
-        name = _vae_name(key)
-        # The original attention is made of 1x1 convolutions.
-        is_projection = ".attn_1." in name and value.ndim == 2
-        tensors["first_stage_model." + name] = value[:, :, None, None] if is_projection else value
+    tensors = _picture_tensors(folder, attends_above=False)
     text = load_file(folder / "text_encoder" / "model.safetensors")
     text = {key.removeprefix("text_model."): value for key, value in text.items()}
     if open_clip:
@@ -100,14 +93,52 @@ def ldm_tensors(folder: Path, *, open_clip: bool = False) -> dict[str, torch.Ten
         # What else real checkpoints carry, here and below.
         positions = torch.arange(77)[None]
         tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = positions
+    return _as_found(tensors)
+
+
+def xl_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The same of a Stable Diffusion XL of two levels, of which the second attends to the text."""
+    tensors = _picture_tensors(folder, attends_above=True)
+    for number, name in enumerate(("text_encoder", "text_encoder_2")):
+        text = load_file(folder / name / "model.safetensors")
+        text = {key.removeprefix("text_model."): value for key, value in text.items()}
+        beginning = f"conditioner.embedders.{number}."
+        if number == 0:
+            tensors |= {f"{beginning}transformer.text_model.{key}": value for key, value in text.items()}
+        else:
+            tensors |= {f"{beginning}model.{key}": value for key, value in _open_clip(text).items()}
+    return _as_found(tensors)
+
+
+def _as_found(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With what else real checkpoints carry."""
     tensors["model_ema.decay"] = torch.tensor(0.9999)
     tensors["alphas_cumprod"] = torch.linspace(1, 0, 1000)
     return {key: value.contiguous() for key, value in tensors.items()}
 
 
+def _picture_tensors(folder: Path, *, attends_above: bool) -> dict[str, torch.Tensor]:
+    """The UNet's and the VAE's.
+
+    Args:
+        attends_above: the UNet attends to the text in its second level, not in its first.
+    """
+    tensors = {}
+    for key, value in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
+        tensors["model.diffusion_model." + _unet_name(key, attends_above)] = value
+    for key, value in load_file(folder / "vae" / "diffusion_pytorch_model.safetensors").items():
+        name = _vae_name(key)
+        # The original attention is made of 1x1 convolutions.
+        is_projection = ".attn_1." in name and value.ndim == 2
+        tensors["first_stage_model." + name] = value[:, :, None, None] if is_projection else value
+    return tensors
+
+
 def _open_clip(text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """OpenCLIP has one matrix for queries, keys and values, and other names."""
-    tensors = {"logit_scale": torch.tensor(1.0), "text_projection": torch.eye(_WIDTH)}
+    """OpenCLIP has one matrix for queries, keys and values, a transposed projection, and other names."""
+    text = dict(text)
+    projection = text.pop("text_projection.weight", torch.eye(_WIDTH))
+    tensors = {"logit_scale": torch.tensor(1.0), "text_projection": projection.T}
     for key, value in text.items():
         if ".q_proj." in key:
             kind = key.rsplit(".", 1)[1]
@@ -144,7 +175,7 @@ _RESNET = (
 )
 
 
-def _unet_name(key: str) -> str:
+def _unet_name(key: str, attends_above: bool) -> str:
     """For two levels of two layers each: blocks 1, 2 are level 0, 3 goes down, 4 and 5 are level 1."""
     head, *rest = key.split(".")
     fixed = {
@@ -153,8 +184,9 @@ def _unet_name(key: str) -> str:
         "conv_out": "out.2",
         "time_embedding": "time_embed",
     }
-    if head == "time_embedding":
-        return f"time_embed.{ {'linear_1': 0, 'linear_2': 2}[rest[0]] }.{rest[1]}"
+    if head in ("time_embedding", "add_embedding"):
+        place = "time_embed" if head == "time_embedding" else "label_emb.0"
+        return f"{place}.{ {'linear_1': 0, 'linear_2': 2}[rest[0]] }.{rest[1]}"
     if head in fixed:
         return ".".join([fixed[head], *rest])
     if head == "mid_block":
@@ -168,7 +200,8 @@ def _unet_name(key: str) -> str:
         place = f"input_blocks.{3 * int(level) + int(index) + 1}"
     else:
         if kind == "upsamplers":
-            return f"output_blocks.{3 * int(level) + 2}.{1 if level == '0' else 2}.conv.{tail[-1]}"
+            attends = (level == "0") == attends_above
+            return f"output_blocks.{3 * int(level) + 2}.{2 if attends else 1}.conv.{tail[-1]}"
         place = f"output_blocks.{3 * int(level) + int(index)}"
     return f"{place}.{0 if kind == 'resnets' else 1}.{_inner(kind, tail)}"
 

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -170,14 +170,16 @@ class TestRowsThatControlNetsLead:
 
     @on_every_machine
     def test_over_thousands_of_arrivals_nobody_starves(self, costs: StepCosts) -> None:
-        jobs = arrivals(2000, 0.7, costs, seed=5, evaluations=[10, 25, 50], rows=[2, 2, 4])
+        jobs = arrivals(1000, 0.7, costs, seed=5, evaluations=[10, 25, 50], rows=[2, 2, 4])
         for number, job in enumerate(jobs):
             if number % 2:
                 job.leads = (led("edges", rows=job.rows, evaluations=job.evaluations),)
-        ours = slowdowns(simulate(jobs, costs), costs)
-        fair = slowdowns(simulate(jobs, costs, first_come_first_served), costs)
+        ours, fair = (
+            [job.slowdown(costs) for job in simulate(jobs, costs, policy)]
+            for policy in (choose, first_come_first_served)
+        )
         assert statistics.mean(ours) < statistics.mean(fair)
-        assert ours[-1] < fair[-1]
+        assert max(ours) < max(fair)
 
 
 class TestOnlySomeCanHavePart:
@@ -240,8 +242,14 @@ class TestAShortJobAmongFourLongOnes:
         assert all(a.latency <= 1.5 * b.latency for a, b in zip(ours, theirs, strict=True))
 
 
-def slowdowns(jobs: Sequence[Job], costs: StepCosts) -> list[float]:
-    return sorted(job.slowdown(costs) for job in jobs)
+@cache
+def unequal_slowdowns(costs: StepCosts, load: float) -> tuple[list[float], list[float]]:
+    """Of very different jobs, from the least: with our choice, and first come, first served."""
+    jobs = arrivals(
+        3000, load, costs, seed=2, evaluations=[4, 10, 20, 25, 50, 100, 150], rows=[1, 2, 2, 2, 4, 8]
+    )
+    ours, fair = simulate(jobs, costs), simulate(jobs, costs, first_come_first_served)
+    return sorted(job.slowdown(costs) for job in ours), sorted(job.slowdown(costs) for job in fair)
 
 
 @on_every_machine
@@ -259,20 +267,12 @@ class TestOverThousandsOfArrivals:
     def test_of_unequal_ones_the_typical_and_the_unlucky_fare_better(
         self, costs: StepCosts, load: float
     ) -> None:
-        jobs = arrivals(
-            3000, load, costs, seed=2, evaluations=[4, 10, 20, 25, 50, 100, 150], rows=[1, 2, 2, 2, 4, 8]
-        )
-        ours = slowdowns(simulate(jobs, costs), costs)
-        fair = slowdowns(simulate(jobs, costs, first_come_first_served), costs)
+        ours, fair = unequal_slowdowns(costs, load)
         assert statistics.mean(ours) < 0.9 * statistics.mean(fair)
         assert ours[int(0.99 * len(ours))] < 0.5 * fair[int(0.99 * len(fair))]
 
     def test_nobody_starves(self, costs: StepCosts, load: float) -> None:
-        jobs = arrivals(
-            3000, load, costs, seed=3, evaluations=[4, 10, 20, 25, 50, 100, 150], rows=[1, 2, 2, 2, 4, 8]
-        )
-        ours = slowdowns(simulate(jobs, costs), costs)
-        fair = slowdowns(simulate(jobs, costs, first_come_first_served), costs)
+        ours, fair = unequal_slowdowns(costs, load)
         assert ours[-1] < 0.5 * fair[-1]
 
     def test_long_jobs_pay_little_for_short_ones(self, costs: StepCosts, load: float) -> None:

@@ -375,9 +375,7 @@ class TestConnecting:
     )
     async def test_https_at_a_port_that_speaks_no_tls_says_so(self, script: Script) -> None:
         async with serving(script, read=False) as server:
-            begun = time.monotonic()
             assert "TLS" in await failed(server.url("https"))
-            assert time.monotonic() - begun < 10
             assert server.connections <= 2
 
     @pytest.mark.slow
@@ -784,10 +782,8 @@ class TestProcess:
             )
             assert process.stdout is not None
             assert await process.stdout.readline() == b"hanging\n"
-            begun = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), 30) == 0
-        assert time.monotonic() - begun < 15
+            assert await asyncio.wait_for(process.wait(), 30) == 0  # an upload may take 60 s, a name 300
 
 
 def own_bucket(monkeypatch: pytest.MonkeyPatch, url: str, **other: str) -> Delivery:
@@ -799,7 +795,7 @@ def own_bucket(monkeypatch: pytest.MonkeyPatch, url: str, **other: str) -> Deliv
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while not holds():  # noqa: ASYNC110 - there is no event for what another process or thread does
             await asyncio.sleep(0.01)
 

@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -224,10 +223,8 @@ class TestErrors:
 class TestLimits:
     async def test_a_declared_size_above_the_limit_is_refused_before_the_body(self) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Length: 150000\r\n\r\n"
-        async with answering(head, pause_s=4) as server:
-            begun = time.monotonic()
+        async with answering(head, pause_s=3600) as server:  # the body never comes
             assert "is 0.15 MB; at most 0.1 MB" in await refused(f"{server}/p")
-            assert time.monotonic() - begun < 3.5
 
     async def test_an_endless_body_is_cut_off_at_the_limit(self) -> None:
         sent = 0
@@ -262,11 +259,9 @@ class TestLimits:
                 await response.write(b"x")
                 await asyncio.sleep(0.05)
 
-        async with serving(p=drip) as server:
-            begun = time.monotonic()
+        async with serving(p=drip) as server:  # without an end
             message = await refused(f"{server}/p", replace(OPEN, timeout_s=0.3))
         assert "did not arrive within 0.3 s (IMAGE_TIMEOUT_S)" in message
-        assert time.monotonic() - begun < 3.5
 
     async def test_slow_redirects_and_slow_names_count_too(self) -> None:
         async def onward(request: web.Request) -> web.Response:
@@ -291,14 +286,14 @@ class TestLimits:
             assert "redirects more than 5 times" in await refused(f"{server}/p")
 
     async def test_other_downloads_go_on_meanwhile(self) -> None:
-        async def slow(request: web.Request) -> web.Response:
-            await asyncio.sleep(0.2)
+        together = asyncio.Barrier(10)
+
+        async def for_all(request: web.Request) -> web.Response:
+            await together.wait()
             return web.Response(body=b"p")
 
-        async with serving(p=slow) as server:
-            begun = time.monotonic()
+        async with serving(p=for_all) as server:
             assert await asyncio.gather(*(download(f"{server}/p", OPEN) for _ in range(10))) == [b"p"] * 10
-        assert time.monotonic() - begun < 1.5
 
 
 class TestGuard:

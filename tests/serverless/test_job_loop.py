@@ -13,6 +13,7 @@ from bench.standin import Body, Platform, platform
 from sdworker.serverless import job_loop, wire
 from sdworker.serverless.job_loop import JobLoop
 from sdworker.serverless.outbox import Outbox
+from sdworker.serverless.pause import GrowingPause
 from sdworker.serverless.progress import Progress
 
 
@@ -98,6 +99,35 @@ async def test_sixty_jobs_one_at_a_time_do_not_idle_a_second_each() -> None:
         loop.end()
         assert await running == 0
     assert worker.most_at_once == 1
+
+
+async def test_a_poll_that_was_held_is_followed_by_the_next_at_once_and_one_that_was_not_by_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[GrowingPause] = []
+
+    def asked_for(pause: GrowingPause) -> float:
+        asked.append(pause)
+        return 0.0
+
+    async def come_back(standin: Platform) -> None:
+        polls = len(standin.polled_at)
+        standin.submit_body(Body(b"", status=204))
+        await standin.until(lambda: len(standin.polled_at) > polls and standin.parked == 1)
+
+    monkeypatch.setattr(GrowingPause, "next_s", asked_for)
+    async with serving(Scripted(1)) as (standin, _loop, _running):
+        await standin.until(lambda: standin.parked == 1)
+        monkeypatch.setattr(job_loop, "_HELD_S", 0.0)
+        for _ in range(3):
+            await come_back(standin)
+        assert asked == []
+        monkeypatch.setattr(job_loop, "_HELD_S", 3600.0)
+        await come_back(standin)
+        assert len(asked) == 1
+        standin.submit("news")
+        await standin.result("news")
+        assert len(asked) == 1
 
 
 async def test_no_more_jobs_are_drawn_than_there_are_slots_whatever_the_platform_sends() -> None:
@@ -201,7 +231,7 @@ async def test_an_end_with_a_platform_that_is_away_takes_the_grace_and_no_longer
         standin.submit("hung")
         await standin.until(lambda: "hung" in standin.taken and standin.parked == 1)
         loop.end()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             assert await running == 1, "a result was lost, and the exit code says so"
     assert "job hung: its result" in caplog.text
 

@@ -2,11 +2,15 @@
 
 import { base, config, url } from "./api.js";
 import { at, complain, say } from "./dom.js";
+import { pickEmbeddings } from "./embeddings.js";
 import { buildForm } from "./form.js";
 import { showGallery } from "./gallery.js";
 import { openGridForm } from "./grid.js";
-import { openGiven, watchForPictures } from "./given.js";
+import { FILLED, openGiven, watchForPictures } from "./given.js";
+import { showHelp } from "./help.js";
+import { showHints } from "./hint.js";
 import { History } from "./history.js";
+import { tellInvalid } from "./invalid.js";
 import { Jobs } from "./jobs.js";
 import { showKey } from "./key_view.js";
 import { parametersIn } from "./parameters.js";
@@ -14,10 +18,12 @@ import { dataUri } from "./pictures.js";
 import { showQueue } from "./queue.js";
 import { anySeed } from "./seed.js";
 import { snippets } from "./snippets.js";
+import { addOnsOf } from "./schema.js";
 import * as store from "./store.js";
 import { showTokens } from "./tokens.js";
 
 const form = buildForm(config.input_schema, at("main-fields"), at("more-fields"));
+form.setDefault("previews", true); // what this page asks for, where nobody says otherwise
 const jobs = new Jobs();
 const history = new History();
 const askKey = showKey();
@@ -37,46 +43,50 @@ async function draw(input, extras = {}) {
   }
 }
 
+const upscalers = addOnsOf("upscale", form.schema);
 const actions = {
   schema: form.schema,
   canStart: form.has("init_image"),
-  edit: (input) => write(input),
+  edit: (input) => write(input, "It is in the form."),
   again: (input, extras) => draw(input, extras),
   vary: async (picture) => draw({ ...(await inputOf(picture)), seed: anySeed() }),
   reuse: async (picture) => {
-    write({ ...(await inputOf(picture)), seed: picture.seed });
-    say("Its parameters are in the form.");
+    write({ ...(await inputOf(picture)), seed: picture.seed }, FILLED);
   },
   start: async (picture) => {
-    form.set({ init_image: picture.blob ? await dataUri(picture.blob) : picture.href, mask: undefined });
-    form.reveal("init_image");
-    keepDraft();
-    say("It is the picture to start from.");
+    const start = { ...form.read(), init_image: await startOf(picture), mask: undefined };
+    write(start, "It is the picture to start from.", "init_image");
   },
+  enlarge: upscalers.length
+    ? async (picture) => {
+        const init_image = await startOf(picture);
+        await draw({ prompt: picture.input.prompt, init_image, num_inference_steps: 0, upscale: { model: upscalers[0] } });
+      }
+    : null,
 };
+
+async function startOf(picture) {
+  return picture.blob ? dataUri(picture.blob) : picture.href;
+}
 
 async function inputOf(picture) {
   const { num_outputs: _, ...input } = await store.bringBack(picture.input);
   return input;
 }
 
-function write(input) {
+/** Put an input into the form and say so, with a field of it in sight. */
+function write(input, words = "", field = "prompt") {
   form.write(input);
   at("form").dispatchEvent(new Event("written"));
   keepDraft();
-  at("form").scrollIntoView({ block: "nearest" });
+  say(words);
+  form.reveal(field);
 }
-
-// Beside the button, where it moves nothing that one is about to click.
-at("form").addEventListener("focusin", ({ target }) => {
-  const help = document.getElementById(target.getAttribute("aria-describedby") ?? "");
-  if (help) at("field-help").replaceChildren(...[...help.childNodes].map((node) => node.cloneNode(true)));
-});
 
 let drafting = 0;
 function keepDraft() {
   clearTimeout(drafting);
-  drafting = setTimeout(async () => store.put("drafts", { id: "form", input: await store.putAway(form.read()) }), 300);
+  drafting = setTimeout(async () => store.put("drafts", { id: "form", input: await store.putAway(form.read()) }), 100);
 }
 
 at("form").addEventListener("input", keepDraft);
@@ -95,7 +105,7 @@ at("info").addEventListener("click", () => at("info-file").click());
 at("info-file").addEventListener("change", async () => {
   const [file] = at("info-file").files;
   at("info-file").value = "";
-  if (file) await openGiven(file, form).catch((error) => complain(error.message));
+  if (file) await openGiven(file, form, write).catch((error) => complain(error.message));
 });
 at("clear").addEventListener("click", () => write({}));
 
@@ -123,19 +133,33 @@ jobs.addEventListener("pictures", async ({ detail: { job, pictures } }) => {
   history.add(pictures);
   const took = ((pictures[0]?.executionMs ?? 0) / 1000).toFixed(1);
   say(`Done: ${pictures.length} ${pictures.length === 1 ? "picture" : "pictures"} in ${took} s.`);
-  if (jobs.live.length === 0) document.getElementById(`picture-${job.id}_0`)?.scrollIntoView({ block: "nearest" });
+  if (jobs.live.length === 0) await comeIntoSight(document.getElementById(`picture-${job.id}_0`));
 });
+async function comeIntoSight(tile) {
+  const img = tile?.querySelector("img");
+  if (img) img.loading = "eager";
+  await img?.decode().catch(() => {}); // it has no height before
+  tile?.scrollIntoView({ block: "nearest" });
+}
+
 jobs.addEventListener("job", ({ detail: job }) => {
+  if (job.status === "CANCELLED" && job.over) say("Cancelled.");
   if (!job.error || job.told) return;
   job.told = true;
   complain(job.error);
   document.getElementById(`job-${job.id}`)?.scrollIntoView({ block: "nearest" });
 });
 
-if (config.explains) showTokens(form, at("form"));
+showHelp(at("form"));
+tellInvalid(at("form"));
+pickEmbeddings(form);
+if (config.explains) {
+  showTokens(form, at("form"));
+  showHints(form, at("form"));
+}
 showQueue(jobs, at("queue"), actions);
 showGallery(history, actions);
-watchForPictures(form);
+watchForPictures(form, write);
 at("endpoint").textContent = url;
 const draft = await store.get("drafts", "form");
 if (draft) {

@@ -16,7 +16,7 @@ export function openCompare(history, ...two) {
   };
   slider.addEventListener("input", move);
   move();
-  const frame = h("div", { class: "compare" }, under, over, line, slider);
+  const frame = h("div", { class: "compare" }, h("div", { class: "both" }, under, over, line), slider);
   const words = (picture, side) => h("p", { class: "facts" }, h("strong", {}, `${side}: `), picture.input.prompt, h("br"), shortFacts(picture));
   const made = dialog("Compare", frame, h("div", { class: "sides" }, words(left, "Left"), words(right, "Right")));
   made.classList.add("wide");

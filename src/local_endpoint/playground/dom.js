@@ -44,6 +44,15 @@ export function prose(text) {
     .map((part, number) => (number % 2 ? h("code", {}, part) : part));
 }
 
+/** Scroll a field to the middle: of the form where it has a scroll bar of its own, else of the window. */
+export function toMiddle(place) {
+  const scroller = place?.closest(".fields-scroll");
+  if (!scroller) return;
+  if (getComputedStyle(scroller).overflowY === "visible") return place.scrollIntoView({ block: "center" });
+  const [outer, inner] = [scroller.getBoundingClientRect(), place.getBoundingClientRect()];
+  scroller.scrollTop += inner.top - outer.top - Math.max(0, (outer.height - inner.height) / 2);
+}
+
 /** A dialog that closes with Escape, its button or a click beside it, and leaves nothing behind. */
 export function dialog(title, ...children) {
   const id = `dialog-${Math.random().toString(36).slice(2)}`;

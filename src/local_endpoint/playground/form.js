@@ -1,6 +1,6 @@
 // The form, built from the JSON Schema of a job's input: a few fields that everybody uses, the others in groups.
 
-import { h } from "./dom.js";
+import { h, toMiddle } from "./dom.js";
 import { field } from "./fields.js";
 import { canonical, fieldsOf, labelOf } from "./schema.js";
 import { seedTools } from "./seed.js";
@@ -12,7 +12,7 @@ const GROUPS = [
   ["Size and number", ["width", "height", "num_outputs", "seed"]],
   ["Sampling", ["num_inference_steps", "guidance_scale", "scheduler", "schedule"]],
   ["From a picture", ["init_image", "mask", "prompt_strength", "resize"]],
-  ["Add-ons", ["loras", "controls"]],
+  ["Add-ons", ["loras", "embeddings", "controls", "return_control"]],
   ["Larger and finer", ["hires", "upscale"]],
   ["How the prompt is read", ["prompt_syntax", "emphasis", "clip_skip"]],
   ["Files and everything else", ["output_format", "output_quality"]],
@@ -36,7 +36,8 @@ export function buildForm(schema, mainPlace, morePlace) {
   }).filter(Boolean);
   morePlace.append(...groups.map((one) => one.place));
 
-  if (fields.has("width") && fields.has("height")) sizeTools(fields.get("width"), fields.get("height"));
+  let judgeSize = () => {};
+  if (fields.has("width") && fields.has("height")) judgeSize = sizeTools(fields.get("width"), fields.get("height"), usable.maxPixels);
   if (fields.has("seed")) seedTools(fields.get("seed"));
 
   const form = {
@@ -52,18 +53,33 @@ export function buildForm(schema, mainPlace, morePlace) {
     write: (input) => {
       const named = canonical(input, usable);
       for (const [name, made] of fields) made.write(named[name]);
+      if (model) followModel();
+      judgeSize();
       form.summarise();
     },
-    /** Change some fields, and leave the others as they are. */
-    set: (some) => form.write({ ...form.read(), ...some }),
     /** Show a field, wherever it is folded away. */
     reveal: (name) => {
       const place = fields.get(name)?.place;
       if (place?.closest("details")) place.closest("details").open = true;
-      place?.scrollIntoView({ block: "nearest" });
+      toMiddle(place);
     },
     summarise: () => groups.forEach((one) => one.summarise()),
+    /** Have a field's default another than the schema says. */
+    setDefault: (name, value) => {
+      const made = fields.get(name);
+      if (!made) return;
+      made.property.default = value;
+      made.setDefault?.(value);
+    },
   };
+
+  const model = fields.get("model");
+  const followModel = () => {
+    const defaults = model.property.defaultsOf?.[model.read() ?? model.property.default] ?? {};
+    for (const [name, value] of Object.entries(defaults)) form.setDefault(name, value);
+    judgeSize();
+  };
+  model?.place.addEventListener("change", followModel);
   form.summarise();
   return form;
 }
@@ -77,8 +93,6 @@ function group(title, names, fields) {
     h("summary", {}, h("span", {}, title), digest),
     h("div", { class: "fields" }, ...names.map((name) => fields.get(name).place)),
   );
-  // A field that the browser finds wrong must be seen to be corrected.
-  place.addEventListener("invalid", () => (place.open = true), { capture: true });
   const summarise = () => {
     const set = names.map((name) => [fields.get(name), fields.get(name).read()]).filter(([, value]) => value !== undefined);
     digest.textContent = set.map(([made, value]) => inWords(made, value)).join(" · ");

@@ -3,9 +3,12 @@
 import { button, complain, dialog, h } from "./dom.js";
 import { inputOf, parametersIn, readParameters } from "./parameters.js";
 import { fitting, picturesIn } from "./pictures.js";
+import { addOnsOf } from "./schema.js";
 
-/** Watch the page for pictures that are given to it. */
-export function watchForPictures(form) {
+export const FILLED = "Its parameters are in the form.";
+
+/** Watch the page for pictures that are given to it; `write(input, words, field)` puts an input into the form. */
+export function watchForPictures(form, write) {
   addEventListener("dragover", (event) => {
     if (![...(event.dataTransfer?.types ?? [])].includes("Files")) return;
     event.preventDefault();
@@ -27,7 +30,7 @@ export function watchForPictures(form) {
   async function open(files) {
     if (files.length === 0) return complain("That is no picture.");
     try {
-      await openGiven(files[0], form);
+      await openGiven(files[0], form, write);
     } catch (error) {
       complain(error.message);
     }
@@ -35,7 +38,7 @@ export function watchForPictures(form) {
 }
 
 /** Ask what shall become of a picture file. */
-export async function openGiven(file, form) {
+export async function openGiven(file, form, write) {
   const text = await parametersIn(new Uint8Array(await file.arrayBuffer()));
   const data = await fitting(file);
   const found = text ? readParameters(text) : null;
@@ -45,21 +48,22 @@ export async function openGiven(file, form) {
   };
   const slots = form.names().filter((name) => form.field(name).picture);
   const uses = slots.map((name) =>
-    button(`Use as: ${form.label(name)}`, then(() => (form.set({ [name]: data }), form.reveal(name))), { class: "quiet" }),
+    button(`Use as: ${form.label(name)}`, then(() => write({ ...form.read(), [name]: data }, `It is in the form: ${form.label(name)}.`, name)), { class: "quiet" }),
   );
+  const nets = addOnsOf("controls", form.schema);
   if (form.has("controls")) {
     const hint = then(() => {
       const controls = form.read().controls ?? [];
       const free = controls.findIndex((control) => !control.image);
       if (free >= 0) controls[free] = { ...controls[free], image: data };
-      else controls.push({ image: data });
-      form.set({ controls });
-      form.reveal("controls");
+      else controls.push({ ...(nets.length === 1 ? { model: nets[0] } : {}), image: data });
+      write({ ...form.read(), controls }, "It is what a ControlNet is shown.", "controls");
     });
     uses.push(button("Use as: ControlNet hint", hint, { class: "quiet" }));
   }
+  const models = form.field("model")?.property.enum;
   const fill = found
-    ? button("Fill the form with its parameters", then(() => form.write(inputOf(found))), { class: "primary" })
+    ? button("Fill the form with its parameters", then(() => write(inputOf(found, { models, controlnets: nets }), FILLED, "prompt")), { class: "primary" })
     : h("p", { class: "hint" }, "It says nothing of how it was drawn.");
   const facts = found ? [["Prompt", found.prompt], ["Not", found.negative], ...Object.entries(found.facts)] : [];
   const made = dialog(

@@ -11,6 +11,8 @@ export function openLightbox(history, list, first, actions) {
   const img = h("img", {});
   const about = h("div", { class: "about" });
   const place = h("p", { class: "hint" });
+  const pixels = h("span", {});
+  img.addEventListener("load", () => (pixels.textContent = ` · ${img.naturalWidth} × ${img.naturalHeight}`));
   const made = dialog("Picture", h("div", { class: "lightbox" }, h("figure", {}, img, place), about));
   made.classList.add("wide");
 
@@ -28,7 +30,9 @@ export function openLightbox(history, list, first, actions) {
     img.alt = `${picture.input.prompt ?? ""}, seed ${picture.seed}`;
     place.replaceChildren(
       button("← Newer", () => go(-1), { class: "quiet", disabled: number <= 0 }),
-      ` ${number + 1} of ${all.length} `,
+      ` ${number + 1} of ${all.length}`,
+      pixels,
+      " ",
       button("Older →", () => go(1), { class: "quiet", disabled: number + 1 >= all.length }),
     );
     const then = (act) => () => (made.close(), act(picture));
@@ -43,6 +47,7 @@ export function openLightbox(history, list, first, actions) {
         button("Vary", then(actions.vary), { class: "quiet" }),
         button("Reuse", then(actions.reuse), { class: "quiet" }),
         ...(actions.canStart ? [button("Use as start", then(actions.start), { class: "quiet" })] : []),
+        ...(actions.enlarge ? [button("Enlarge", then(actions.enlarge), { class: "quiet" })] : []),
         ...(other ? [button("Compare with the one before", () => openCompare(history, picture, other), { class: "quiet" })] : []),
         h("a", { href: history.href(picture), download: fileName(picture), class: "button quiet" }, "Save"),
         ...(picture.parameters ? [button("Copy parameters", () => copy(picture.parameters), { class: "quiet" })] : []),

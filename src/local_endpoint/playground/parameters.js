@@ -91,8 +91,11 @@ function unquoted(value) {
   }
 }
 
-/** The same as a job's input, with the fields that it has in common with this worker's. */
-export function inputOf({ prompt, negative, facts }) {
+/**
+ * The same as a job's input, with the fields that it has in common with this worker's. `known` tells what it serves:
+ * `{models, controlnets}`, names; what is not among them is left out.
+ */
+export function inputOf({ prompt, negative, facts }, known = {}) {
   const input = { prompt };
   if (negative) input.negative_prompt = negative;
   const number = (name, field, change = (value) => value) => {
@@ -106,8 +109,48 @@ export function inputOf({ prompt, negative, facts }) {
   if (facts.Sampler) input.scheduler = facts.Sampler;
   if (facts["Schedule type"]) input.schedule = facts["Schedule type"];
   number("Clip skip", "clip_skip", (value) => Math.max(0, value - 1));
-  number("Denoising strength", "prompt_strength");
+  const hires = hiresOf(facts);
+  if (hires) input.hires = hires;
+  else number("Denoising strength", "prompt_strength");
+  if (facts["Postprocess upscaler"]) {
+    input.upscale = { model: facts["Postprocess upscaler"] };
+    if (facts["Postprocess upscale by"]) input.upscale.scale = Number(facts["Postprocess upscale by"]);
+  }
+  const controls = Object.keys(facts)
+    .filter((name) => /^ControlNet \d+$/.test(name))
+    .map((name) => controlOf(facts[name]))
+    .filter((control) => known.controlnets?.includes(control.model));
+  if (controls.length > 0) input.controls = controls;
+  const model = known.models?.find((name) => name?.toLowerCase() === facts.Model?.toLowerCase());
+  if (model) input.model = model;
   if (facts.Emphasis === "None") input.prompt_syntax = "plain";
   if (facts.Emphasis === "No norm") input.emphasis = "no_norm";
   return input;
+}
+
+/** The second pass, or null where there was none. */
+function hiresOf(facts) {
+  const resize = facts["Hires resize"]?.match(/^(\d+)x(\d+)$/);
+  if (!resize && !facts["Hires upscale"]) return null;
+  const hires = resize ? {} : { scale: Number(facts["Hires upscale"]) };
+  if (Number(resize?.[1])) hires.width = Number(resize[1]);
+  if (Number(resize?.[2])) hires.height = Number(resize[2]);
+  if (Number(facts["Hires steps"]) && facts["Hires steps"] !== facts.Steps) hires.steps = Number(facts["Hires steps"]);
+  if (facts["Denoising strength"]) hires.strength = Number(facts["Denoising strength"]);
+  const upscaler = facts["Hires upscaler"];
+  if (upscaler) hires.upscaler = /^(latent|lanczos|nearest)\b/i.test(upscaler) ? upscaler.toLowerCase() : upscaler;
+  return hires;
+}
+
+/** A ControlNet as the web UI's extension writes it; its picture is not in the text. */
+function controlOf(text) {
+  const facts = Object.fromEntries([...text.matchAll(PAIR)].map(([, name, value]) => [name, value.trim()]));
+  return {
+    model: facts.Model,
+    preprocessor: facts.Module,
+    scale: Number(facts.Weight ?? 1),
+    start: Number(facts["Guidance Start"] ?? 0),
+    end: Number(facts["Guidance End"] ?? 1),
+    ...(facts["Control Mode"] === "ControlNet is more important" ? { guess_mode: true } : {}),
+  };
 }

@@ -66,7 +66,7 @@ function card(job, jobs, actions) {
 function inWords(job) {
   if (job.cancelling) return "Cancelling …";
   if (job.status === "IN_QUEUE") return `In the queue for ${seconds(job.delayMs ?? 0)}`;
-  if (!job.steps) return "Starting …";
+  if (!job.steps) return "With a worker, before its first step";
   const left = job.eta.left(job.steps, Date.now());
   const time = left === null ? "" : left < 1000 ? ", almost done" : `, about ${seconds(left)} left`;
   return `Step ${job.step} of ${job.steps}${time}`;

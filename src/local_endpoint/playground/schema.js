@@ -45,3 +45,10 @@ export function canonical(input, schema) {
   }
   return Object.fromEntries(Object.entries(input).map(([name, value]) => [named.get(name) ?? name, value]));
 }
+
+/** The names of add-ons that a field's objects may have. */
+export function addOnsOf(field, schema) {
+  const property = resolve(schema?.properties?.[field] ?? {}, schema);
+  const object = property.items ? resolve(property.items, schema) : property;
+  return fieldsOf(object, schema).find(([, { addOn }]) => addOn)?.[1].examples ?? [];
+}

@@ -17,13 +17,14 @@ export function sidesOf(side, across, down) {
   return [fit(side * Math.sqrt(across / down)), fit(side * Math.sqrt(down / across))];
 }
 
-/** Put the tools under the two fields. */
-export function sizeTools(width, height) {
+/** Put the tools under the two fields; `mostPixels` is the largest width × height. Returns what judges them anew. */
+export function sizeTools(width, height, mostPixels = Infinity) {
   const inputs = [width, height].map((one) => one.place.querySelector("input"));
-  const usual = [width.property.default ?? 512, height.property.default ?? 512];
-  const sides = () => inputs.map((input, number) => Number(input.value) || usual[number]);
+  const usual = () => [width.property.default ?? 512, height.property.default ?? 512];
+  const usualSide = () => Math.sqrt(usual()[0] * usual()[1]);
+  const sides = () => inputs.map((input, number) => Number(input.value) || usual()[number]);
   let ratio = null;
-  let base = Math.sqrt(usual[0] * usual[1]);
+  let times = 1;
 
   function set(across, down) {
     width.write(across);
@@ -34,8 +35,8 @@ export function sizeTools(width, height) {
   const shapes = SHAPES.map(([name, across, down]) =>
     button(name, () => reshape(across, down), { class: "quiet chip", "aria-label": `Shape ${name}` }),
   );
-  const scales = SIZES.map((times) =>
-    button(`×${times}`, () => rescale(times), { class: "quiet chip", "aria-label": `${times} times the model's own size` }),
+  const scales = SIZES.filter((one) => (usualSide() * one) ** 2 <= mostPixels).map((one) =>
+    button(`×${one}`, () => rescale(one), { class: "quiet chip", "aria-label": `${one} times the model's own size` }),
   );
   const turn = button(icon("turn"), () => turnRound(), { class: "quiet chip", "aria-label": "Turn round", title: "Turn round" });
   const lock = button(icon("lock"), () => toggle(), {
@@ -47,13 +48,20 @@ export function sizeTools(width, height) {
 
   function reshape(across, down) {
     if (ratio) ratio = across / down;
-    set(...sidesOf(base, across, down));
+    set(...sidesOf(usualSide() * times, across, down));
   }
 
-  function rescale(times) {
+  function rescale(to) {
     const [across, down] = sides();
-    base = Math.sqrt(usual[0] * usual[1]) * times;
-    set(...sidesOf(base, across, down));
+    times = to;
+    set(...sidesOf(usualSide() * times, across, down));
+  }
+
+  function judge() {
+    const [across, down] = sides();
+    const most = Math.floor(Math.sqrt(mostPixels));
+    const tooLarge = across * down > mostPixels;
+    inputs[0].setCustomValidity(tooLarge ? `${across} × ${down} is more than is drawn here: ${most} × ${most} pixels in all.` : "");
   }
 
   function turnRound() {
@@ -76,9 +84,13 @@ export function sizeTools(width, height) {
   }
 
   inputs.forEach((input, number) => {
-    input.step = MULTIPLE;
-    input.addEventListener("change", () => follow(number));
+    input.addEventListener("input", judge);
+    input.addEventListener("change", () => {
+      follow(number);
+      judge();
+    });
   });
   const group = h("div", { class: "chips", role: "group", "aria-label": "Sizes" }, ...shapes, ...scales, turn, lock);
   height.place.after(group);
+  return judge;
 }

@@ -30,7 +30,7 @@ export function showTokens(form, place) {
     if (text === asked) return;
     asked = text;
     try {
-      const answer = await ask("POST", "/playground/explain", JSON.parse(text));
+      const answer = await ask("POST", "/playground/explain", { prompts: JSON.parse(text) });
       if (text === asked) show(answer, Boolean(input.prompt?.trim()));
     } catch {
       asked = "";

@@ -1,15 +1,19 @@
-"""`python -m sdworker.cli.explainer`: how long prompts are, asked and answered in lines of JSON.
+"""`python -m sdworker.cli.explainer`: what a job's input will come to, asked and answered in lines of JSON.
 
-The page's token counter: `sdworker serve` keeps one of these. A line is a job's input; its answer is
-`{"prompt": {"tokens", "room", "chunks": [{"tokens", "end"}]}, "negative_prompt": …}`, or `{"error": …}`. Ends with
-its input.
+For the page: `sdworker serve` keeps one of these. It ends with its input. An answer may be `{"error": …}`.
+
+- `{"prompts": INPUT}`, how long they are: `{"prompt": {"tokens", "room", "chunks": [{"tokens", "end"}]},
+  "negative_prompt": …}`
+- `{"hint": INPUT}`, what its first ControlNet is shown: `{"image", "width", "height"}`
 """
 
+import asyncio
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sdworker.cli.hint_painter import HintPainter
 from sdworker.cli.prompt_reader import PromptReader
 from sdworker.engine.text.chunks import Chunk, count_tokens
 from sdworker.engine.text.prompt import PlannedPart, Text
@@ -25,18 +29,29 @@ _NOTHING: dict[str, Any] = {"tokens": 0, "chunks": []}
 def main() -> None:
     """Answer until there are no more lines."""
     reader = PromptReader()
-    for line in sys.stdin:
-        print(json.dumps(explained(reader, line)), flush=True)
+    with asyncio.Runner() as runner:
+        for line in sys.stdin:
+            print(json.dumps(explained(reader, line, runner)), flush=True)
 
 
-def explained(reader: PromptReader, line: str) -> dict[str, Any]:
+def explained(reader: PromptReader, line: str, runner: asyncio.Runner) -> dict[str, Any]:
     """One answer; a line that makes no sense costs nothing but itself."""
     try:
-        read = reader.read(json.loads(line))
+        match json.loads(line):
+            case {"prompts": dict(given)}:
+                return _lengths(reader, given)
+            case {"hint": dict(given)}:
+                painter = HintPainter(reader.settings, reader.contract)
+                return runner.run(painter.paint(given))
+        return {"error": "the line asks for nothing that is known here"}
     except UserError as error:
         return {"error": str(error)}
     except (ValueError, RecursionError) as error:
-        return {"error": f"the line is no input: {error}"}
+        return {"error": f"the line is no JSON: {error}"}
+
+
+def _lengths(reader: PromptReader, given: Mapping[str, Any]) -> dict[str, Any]:
+    read = reader.read(given)
     negative = [read.negative] if read.negative else []
     return {
         "prompt": _told(read.parts, reader.tokenizer),

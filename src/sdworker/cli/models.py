@@ -13,7 +13,7 @@ def add_parser(subparsers: Any) -> None:
         "models",
         help="list the models that a worker would serve here",
         description="Lists what MODEL_DIR, MODEL_ID, MODELS and MODELS_DIR come to: name, family, own size, GB of "
-        "memory in half precision, and the folder. The first is drawn with where a job names none.",
+        "memory in half precision, and the folder or file. The first is drawn with where a job names none.",
     )
     parser.set_defaults(run=run)
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             one.checked.layout.name,
             "x".join(str(side) for side in one.served.size),
             f"{one.checked.half_bytes / 1e9:.2f} GB",
-            str(one.checked.path),
+            str(one.place),
         )
         for one in listed
     ]

@@ -38,11 +38,11 @@ class PromptReader:
     """
 
     def __init__(self) -> None:
-        self._settings = load_settings()
-        listed = list_models(self._settings)
+        self.settings = load_settings()
+        listed = list_models(self.settings)
         served = tuple(one.served for one in listed)
-        self._contract = Contract(self._settings, served[0].size, served)
-        folder = listed[0].checked.path
+        self.contract = Contract(self.settings, served[0].size, served)
+        folder = listed[0].folder()
         config = json.loads((folder / "text_encoder" / "config.json").read_text("utf-8"))
         self.tokenizer: ClipTokenizer = load_tokenizer(
             folder / "tokenizer", config.get("max_position_embeddings", 77)
@@ -50,8 +50,8 @@ class PromptReader:
 
     def read(self, given: Mapping[str, Any]) -> ReadPrompts:
         """The prompts of an input. Raises `InputError`, `PromptError`."""
-        request = self._contract.parse(given)
-        reading = reading_of(request, most_tokens=self._settings.max_prompt_tokens)
+        request = self.contract.parse(given)
+        reading = reading_of(request, most_tokens=self.settings.max_prompt_tokens)
         evaluations = request.num_inference_steps * PAIRS[request.scheduler].order
         parts = plan_prompt(request.prompt, self.tokenizer, evaluations=evaluations, reading=reading)
         negative = None

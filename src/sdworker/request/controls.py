@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from sdworker.request.marks import AddOnName, Also, EmptyIsNull, Int, InWords, Part, Private
+from sdworker.request.marks import AddOnName, Also, EmptyIsNull, InWords, Part, Private, whole
 from sdworker.request.names import Entry
 from sdworker.wording import show
 
@@ -17,6 +17,8 @@ __all__ = ["Control", "ControlResize", "Preprocessor", "schemas", "translate"]
 
 Preprocessor = Literal["none", "canny", "sobel", "invert", "threshold"]
 ControlResize = Literal["stretch", "crop", "fit"]
+_Slope = Annotated[int, Field(ge=0, le=1000), BeforeValidator(whole)]
+_SLOPE = InWords("a whole number from 0 to 1000")
 
 _PREPROCESSORS = {
     "invert (from white bg & black line)": "invert",
@@ -105,18 +107,14 @@ class Control(Part):
         description="How `image` comes to the drawing's size: `stretch` it, `crop` what is too much, or `fit` all "
         "of it in and go on with the edge's colours.",
     )
-    low_threshold: Annotated[Int | None, Also("threshold_a", "threshold")] = Field(
+    low_threshold: Annotated[_Slope | None, _SLOPE, Also("threshold_a", "threshold")] = Field(
         None,
         title="Low threshold",
-        ge=0,
-        le=1000,
         description="Of `canny`, 100: slopes below it are no edges. Of `sobel`, 40; of `threshold`, 127.",
     )
-    high_threshold: Annotated[Int | None, Also("threshold_b")] = Field(
+    high_threshold: Annotated[_Slope | None, _SLOPE, Also("threshold_b")] = Field(
         None,
         title="High threshold",
-        ge=0,
-        le=1000,
         description="Of `canny`, 200: slopes above it are edges; what is between is one where it touches one.",
     )
     guess_mode: Annotated[bool, Also("guessmode")] = Field(

@@ -34,6 +34,7 @@ from sdworker.samplers import (
 from sdworker.settings import Resize
 
 __all__ = [
+    "ENLARGED_BY",
     "LARGEST_SCALE",
     "LARGEST_SEED",
     "LONGEST",
@@ -48,6 +49,17 @@ __all__ = [
     "aliases_of",
 ]
 
+# What enlarges for a second pass without a network, by the names that docs/larger-pictures.md explains.
+ENLARGED_BY = (
+    "latent",
+    "latent (antialiased)",
+    "latent (bicubic)",
+    "latent (bicubic antialiased)",
+    "latent (nearest)",
+    "latent (nearest-exact)",
+    "lanczos",
+    "nearest",
+)
 LARGEST_SCALE = 10.0  # of a LoRA
 LARGEST_SEED = 2**63 - 1
 SHORTEST, LONGEST, MULTIPLE = 64, 2048, 8  # of an image's sides, in pixels
@@ -91,7 +103,7 @@ class Hires(Part):
     strength: Annotated[float, Also("denoising_strength")] = Field(
         0.6, title="Strength", gt=0, le=1, description="How much of the enlarged picture may change."
     )
-    upscaler: str = Field(
+    upscaler: Annotated[str, AddOnName("upscalers", beside=ENLARGED_BY)] = Field(
         "latent",
         title="Enlarged by",
         min_length=1,
@@ -180,7 +192,9 @@ class Request(Part):
         description="What to draw.",
         json_schema_extra={"pattern": r"\S"},
     )
-    model: Annotated[str | None, Also("model_id"), EmptyIsNull(), InWords("the name of a model")] = Field(
+    model: Annotated[
+        str | None, Also("model_id", "model_name"), EmptyIsNull(), InWords("the name of a model")
+    ] = Field(
         None,
         title="Model",
         min_length=1,
@@ -241,7 +255,9 @@ class Request(Part):
         "much, `fill` what is missing with the edge's colours, or `keep` the picture's own size whatever the job "
         "says, as worker-stable_diffusion_v1 does.",
     )
-    prompt_strength: Annotated[float, Also("strength", "denoising_strength")] = Field(
+    prompt_strength: Annotated[
+        float, Also("strength", "denoising_strength"), DefaultFrom("default_strength")
+    ] = Field(
         0.8,
         title="Strength",
         ge=0,
@@ -306,7 +322,7 @@ class Request(Part):
     output_quality: Int = Field(95, title="Quality", ge=1, le=100, description="Quality of jpeg and webp.")
     embeddings: Annotated[Many[EmbeddingSource], Private()] = Field(
         (),
-        title="Embeddings",
+        title="Other embeddings",
         max_length=16,
         description="Embeddings from elsewhere; those of the deployment's folders need only be named in a prompt.",
     )
@@ -324,7 +340,7 @@ class Request(Part):
     )
     return_control: bool = Field(
         False,
-        title="Return hints",
+        title="Return the hints",
         description="Returns what the ControlNets were shown as well, behind the images: "
         '`{"image": …, "control": 0}` for each of `controls`.',
     )
@@ -335,7 +351,7 @@ class Request(Part):
     )
     nsfw: Annotated[bool, Also("disable_safety_checker")] = Field(
         False,
-        title="Unchecked",
+        title="Lift the safety check",
         description="True lifts the safety checker, where the deployment allows it (`NSFW_OVERRIDE`); elsewhere "
         "it does nothing.",
     )

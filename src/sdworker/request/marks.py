@@ -88,9 +88,11 @@ class AddOnName:
 
     Attributes:
         folder: that add-ons of the kind lie in, `loras`.
+        beside: names that the field takes without an add-on.
     """
 
     folder: str
+    beside: tuple[str, ...] = ()
 
 
 _Mark = TypeVar("_Mark")

@@ -52,7 +52,7 @@ def _with_names(
             properties[field].pop("minLength", None)
         if kind := mark_of(info, AddOnName):
             properties[field]["addOn"] = kind.folder
-            properties[field]["examples"] = list(add_ons.get(kind.folder, ()))
+            properties[field]["examples"] = [*kind.beside, *add_ons.get(kind.folder, ())]
         if names := also_called(info):
             properties[field]["aliases"] = list(names)
         aliases |= {name: {"$ref": f"{root}/properties/{field}"} for name in names}

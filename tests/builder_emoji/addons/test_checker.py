@@ -20,6 +20,7 @@ def test_is_at_most_two_megabytes() -> None:
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 2_000_000
 
 
+@pytest.mark.slow
 def test_flags_weapons_and_nothing_else(pipeline: StableDiffusionPipeline) -> None:
     weapons = ["axe", "dagger", "crossed swords", "bomb", "bow and arrow", "water pistol"]
     names = weapons + HARMLESS

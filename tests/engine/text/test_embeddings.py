@@ -46,6 +46,7 @@ def test_what_tools_write_is_read(
         ({"clip_l": torch.ones(4, 8), "clip_g": torch.ones(4, 12)}, ONE, "with 2 text encoders"),
         ({"clip_l": torch.ones(4, 8), "clip_g": torch.ones(3, 12)}, TWO, "more vectors for one"),
         ({"a": torch.ones(4, 8), "b": torch.ones(4, 8)}, ONE, "holds 2 tensors"),
+        ({f"a{i}": torch.ones(0) for i in range(101)}, ONE, "holds 101 tensors; at most 100 are read"),
         ({"emb_params": torch.full((1, 8), torch.nan)}, ONE, "not finite"),
         ({"emb_params": torch.ones(0, 8)}, ONE, "no vectors"),
         ({"emb_params": torch.ones(1, 8, 1)}, ONE, "no vectors"),

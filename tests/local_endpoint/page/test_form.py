@@ -232,7 +232,7 @@ def test_an_item_is_added_by_hand_up_to_the_limit_and_taken_out(page: Any) -> No
     )
     form = page.locator("#nested")
     form.locator("details").evaluate_all("all => all.forEach((one) => (one.open = true))")
-    add = form.get_by_role("button", name="Add to Addons")
+    add = form.get_by_role("button", name="Add addon")
     add.click()
     form.get_by_role("combobox").first.fill("pen")
     form.get_by_role("option", name="pencil").click()
@@ -241,6 +241,6 @@ def test_an_item_is_added_by_hand_up_to_the_limit_and_taken_out(page: Any) -> No
     assert page.evaluate("nested.read()") == {"addons": [{"name": "pencil", "scale": 0.5}]}
     add.click()
     assert add.is_disabled()
-    form.get_by_role("button", name="Remove from Addons").first.click()
+    form.get_by_role("button", name="Remove addon").first.click()
     assert page.evaluate("nested.read()") == {"addons": [{}]}
     assert add.is_enabled()

@@ -21,6 +21,7 @@ _FIRST, _SECOND = "text_encoder", "text_encoder_2"
 _PAIR = {"clip_l": _FIRST, "clip_g": _SECOND}
 _WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "Stable Diffusion XL"}
 _MOST_VECTORS = 1000  # no chunk holds a tenth of them
+_MOST_TENSORS = 100  # of which one or two are an embedding; to read 300,000 takes seconds of a thread
 
 
 class EmbeddingError(UserError):
@@ -118,6 +119,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
+            if len(keys) > _MOST_TENSORS:
+                raise EmbeddingError(f"holds {len(keys)} tensors; at most {_MOST_TENSORS} are read")
             for key in keys:
                 kind = file.get_slice(key).get_dtype()
                 if kind not in _FLOATS:
