@@ -334,14 +334,14 @@ class Settings(BaseSettings):
     controlnet_memory_mb: int | None = Field(
         None,
         ge=1,
-        description="Memory, in MB, in which ControlNets are kept on the device. Unset: a quarter of what is free "
-        "once the model is loaded.",
+        description="Memory, in MB, in which ControlNets are kept on the device, those of all models. Unset: a "
+        "quarter of what is free once the model is loaded.",
     )
     max_controls: int = Field(3, ge=0, le=16, description="Most ControlNets of one job.")
     lora_memory_mb: int | None = Field(
         None,
         ge=1,
-        description="Memory, in MB, of LoRAs on the device; the least recently used make room. "
+        description="Memory, in MB, of LoRAs on the device, of all models; the least recently used make room. "
         "Unset: an eighth of what is free beside the model.",
     )
     fused_loras: Annotated[tuple[str, ...], NoDecode] = Field(

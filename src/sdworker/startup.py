@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from sdworker import nvidia
+from sdworker.budgets import Budgets
 from sdworker.catalogue import ListedModel, list_models
-from sdworker.engine.device import free_bytes
 from sdworker.engine.engine import Engine
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import ModelFolder, check_model_folder, why_not
@@ -36,9 +36,6 @@ __all__ = ["build_worker"]
 log = logging.getLogger(__name__)
 
 _NETWORK_VOLUME = Path("/runpod-volume")
-# Of what there is, what the weights of several models may take.
-_CARD_SHARE = 0.6
-_FREE_SHARE = 0.5
 _SMALLEST = (8, 8)  # latents; every level of a UNet halves them
 _DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 
@@ -66,10 +63,11 @@ def build_worker(settings: Settings) -> Worker:
     if settings.compile:
         _keep_compiled(settings.compile_cache_dir)
     began = time.perf_counter()
+    budgets = Budgets.of(settings, listed, device, dtype)
     loading = Loading(
         device=device,
         dtype=dtype,
-        lora_bytes=None if settings.lora_memory_mb is None else settings.lora_memory_mb * 2**20,
+        lora_bytes=budgets.loras,
         xformers=settings.attention is Attention.XFORMERS,
         channels_last=settings.channels_last,
         means=Means(
@@ -80,7 +78,6 @@ def build_worker(settings: Settings) -> Worker:
         # What is merged into one model's weights must not come into another's that has the same.
         shared=SharedWeights() if len(listed) > 1 and not fused else None,
     )
-    budget_bytes = _model_budget(settings, listed, loading)
     model = _load(checked, loading)
     fused.merge_into(model, listed[0].served.name)
     _try_out(model, folder)
@@ -94,10 +91,10 @@ def build_worker(settings: Settings) -> Worker:
         threads=threads,
         fewer_threads=settings.fewer_threads,
         memory_bytes=None if memory_mb is None else memory_mb * 2**20,
-        reserved_bytes=_still_to_come(budget_bytes, listed, dtype),
+        reserved_bytes=budgets.still_to_come,
     )
-    pool = ModelPool(engine, [_pooled(one, loading, fused) for one in listed], budget_bytes=budget_bytes)
-    return Worker(settings, engine, pool, contract, guards=guards)
+    pool = ModelPool(engine, [_pooled(one, loading, fused) for one in listed], budget_bytes=budgets.models)
+    return Worker(settings, engine, pool, contract, guards=guards, control_bytes=budgets.controls)
 
 
 def _load(checked: ModelFolder, loading: Loading) -> Model:
@@ -152,42 +149,11 @@ def _pooled(listed: ListedModel, loading: Loading, fused: FusedLoras) -> Pooled:
     )
 
 
-def _model_budget(settings: Settings, listed: Sequence[ListedModel], loading: Loading) -> int | None:
-    """What the weights of all models that are loaded may take; None where there is one.
-
-    Raises:
-        SettingsError: the first does not fit into it.
-    """
-    if len(listed) == 1:
-        return None
-    if settings.model_memory_gb is not None:
-        budget = int(settings.model_memory_gb * 1e9)
-    elif (memory_bytes := _memory_bytes(loading.device)) is not None:
-        budget = int(_CARD_SHARE * memory_bytes)
-    else:
-        budget = int(_FREE_SHARE * free_bytes(loading.device))
-    first = weights_bytes(listed[0].checked, loading.dtype)
-    if first > budget:
-        raise SettingsError(
-            f"MODEL_MEMORY_GB: is {budget / 1e9:.2g}, and the first model, {listed[0].served.name}, takes "
-            f"{first / 1e9:.2g}"
-        )
-    return budget
-
-
 def _memory_bytes(device: torch.device) -> int | None:
     """Of a GPU, all that it has."""
     if device.type != "cuda":
         return None
     return int(torch.cuda.get_device_properties(device).total_memory)
-
-
-def _still_to_come(budget: int | None, listed: Sequence[ListedModel], dtype: torch.dtype) -> int:
-    """What the models that are not loaded yet may come to take."""
-    if budget is None:
-        return 0
-    first, *others = (weights_bytes(one.checked, dtype) for one in listed)
-    return min(budget - first, sum(others))
 
 
 def _try_out(model: Model, folder: Path) -> None:

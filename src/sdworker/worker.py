@@ -19,6 +19,7 @@ import torch
 
 from sdworker.answers import Done, answer_of
 from sdworker.assets import AddOns
+from sdworker.budgets import CONTROLS_SHARE
 from sdworker.controls import Controls, Shown
 from sdworker.delivery import Delivery
 from sdworker.embeddings import Embeddings
@@ -50,7 +51,6 @@ __all__ = ["Worker"]
 
 log = logging.getLogger(__name__)
 
-_CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, for ControlNets
 _ADD_ONS_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
 
 
@@ -74,11 +74,13 @@ class Worker:
         contract: Contract,
         *,
         guards: SafetyGuards | None = None,
+        control_bytes: int | None = None,
     ) -> None:
         """
         Args:
             models: those the engine draws with, by the names that the contract knows.
             guards: judge what is drawn; None: nothing is judged.
+            control_bytes: most memory of each model's ControlNets. None: a share of what is free.
         """
         self.contract = contract
         self.engine = engine
@@ -90,6 +92,7 @@ class Worker:
         self._beside: dict[Model, _Beside] = {}
         models.when_leaving(lambda model: self._beside.pop(model, None))
         self._guards = guards
+        self._control_bytes = control_bytes
         self._upscalers = Upscalers(engine, self.add_ons)
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
@@ -255,9 +258,15 @@ class Worker:
             beside = self._beside[model] = _Beside(
                 Loras(self.add_ons, read_loras),
                 Embeddings(self.add_ons, read_embeddings),
-                Controls(self.add_ons, _control_nets(self._settings, model), self._limits),
+                Controls(self.add_ons, self._control_nets(model), self._limits),
             )
         return beside
+
+    def _control_nets(self, model: Model) -> ControlNets:
+        budget = self._control_bytes
+        if budget is None:
+            budget = int(CONTROLS_SHARE * free_bytes(model.device))
+        return ControlNets(model, budget_bytes=budget, channels_last=self._settings.channels_last)
 
     async def _drawing_of(self, request: Request, start: StartPicture | None = None) -> Drawing:
         """The request as the engine draws it, with the picture that it starts from brought to size."""
@@ -308,15 +317,4 @@ async def _encode_all(request: Request, pictures: Sequence[tuple[np.ndarray, str
     encode = partial(encode_image, format=request.output_format, quality=request.output_quality)
     return await asyncio.gather(
         *(asyncio.to_thread(encode, pixels, parameters=parameters) for pixels, parameters in pictures)
-    )
-
-
-def _control_nets(settings: Settings, model: Model) -> ControlNets:
-    budget_mb = settings.controlnet_memory_mb
-    return ControlNets(
-        model,
-        budget_bytes=int(_CONTROLS_SHARE * free_bytes(model.device))
-        if budget_mb is None
-        else budget_mb * 2**20,
-        channels_last=settings.channels_last,
     )
