@@ -244,7 +244,7 @@ async def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_settin
 
 
 async def until_something_is_in(folder: Path) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not any(path.stat().st_size > 1000 for path in folder.iterdir()):  # noqa: ASYNC110, ASYNC240
             await asyncio.sleep(0.02)
 

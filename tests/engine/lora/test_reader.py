@@ -305,6 +305,10 @@ def lora(layer: str, rank: int = 2, outputs: int = 16, inputs: int = TEXT_WIDTH)
 
 REFUSED = {
     "nothing in it": ({}, "holds no tensors"),
+    "more tensors than layers could want": (
+        {f"{kohya(LINEAR)}.{i}": torch.ones(0) for i in range(20_001)},
+        "holds 20001 tensors; at most 20000 are read",
+    ),
     "no key of a LoRA": ({"weight": torch.ones(2)}, "1 of its 1 tensors have no place"),
     "one layer the model lacks": (
         lora(LINEAR) | lora("down_blocks.7.attentions.0.proj_in"),
