@@ -149,5 +149,7 @@ async def test_the_platform_is_answered_so_too_and_a_failure_as_ever(xl: Path) -
     answer = await service.answer({"id": "job", "input": {**SDXL, "num_inference_steps": 2}}, progress)
     assert answer["output"].keys() == {"image_url", "images", "seed"}
     answer = await service.answer({"id": "job", "input": {**SDXL, "refiner_inference_steps": 7}}, progress)
-    assert answer["error"].startswith("refiner_inference_steps: 7 asks for a second model")
+    assert answer["error"].startswith(
+        "refiner_inference_steps: 7 asks for a refiner, which this worker does not do"
+    )
     service._ready_worker.engine.close()

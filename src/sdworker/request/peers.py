@@ -167,8 +167,8 @@ FOREIGN: Mapping[str, Foreign] = {
             instead="invert the mask",
         ),
         # worker-sdxl and worker-sdxl-turbo.
-        Foreign("refiner_inference_steps", _REFINER, (0, 50)),
-        Foreign("high_noise_frac", _REFINER, (0.8, 1)),
+        Foreign("refiner_inference_steps", "a refiner", (0, 50)),
+        Foreign("high_noise_frac", "a refiner", (0.8, 1)),
         # cog-stable-diffusion and cog-sdxl.
         Foreign("refine", _REFINER, ("no_refiner",)),
         Foreign("refine_steps", ""),

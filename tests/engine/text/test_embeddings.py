@@ -42,8 +42,16 @@ def test_what_tools_write_is_read(
             "768 numbers.*it is for Stable Diffusion 1",
         ),
         ({"emb_params": torch.ones(3, 9)}, ONE, "vectors of 9 numbers"),
-        ({"emb_params": torch.ones(3, 8)}, TWO, "this one has two"),
-        ({"clip_l": torch.ones(4, 8), "clip_g": torch.ones(4, 12)}, ONE, "with 2 text encoders"),
+        (
+            {"emb_params": torch.ones(3, 8)},
+            TWO,
+            "for Stable Diffusion 1.x or 2.x .*; this model is Stable Diffusion XL",
+        ),
+        (
+            {"clip_l": torch.ones(4, 8), "clip_g": torch.ones(4, 12)},
+            ONE,
+            "is for Stable Diffusion XL .two text encoders.; this",
+        ),
         ({"clip_l": torch.ones(4, 8), "clip_g": torch.ones(3, 12)}, TWO, "more vectors for one"),
         ({"a": torch.ones(4, 8), "b": torch.ones(4, 8)}, ONE, "holds 2 tensors"),
         ({f"a{i}": torch.ones(0) for i in range(101)}, ONE, "holds 101 tensors; at most 100 are read"),

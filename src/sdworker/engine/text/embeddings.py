@@ -77,8 +77,11 @@ def read_vectors(path: Path, widths: Mapping[str, int]) -> Vectors:
     for part, tensor in given.items():
         _check(tensor, widths.get(part))
     if given.keys() != widths.keys():
-        kind = "one text encoder" if len(widths) == 1 else "two"
-        raise EmbeddingError(f"is for a model with {len(given)} text encoders; this one has {kind}")
+        families = {
+            1: "Stable Diffusion 1.x or 2.x (one text encoder)",
+            2: "Stable Diffusion XL (two text encoders)",
+        }
+        raise EmbeddingError(f"is for {families[len(given)]}; this model is {families[len(widths)]}")
     if len({len(tensor) for tensor in given.values()}) > 1:
         raise EmbeddingError("has more vectors for one text encoder than for the other")
     return Vectors(given)
