@@ -207,7 +207,12 @@ class Settings(BaseSettings):
     )
 
     # What a job may ask for, and what it gets when it does not ask.
-    max_pixels: int = Field(1024 * 1024, ge=64 * 64, description="Largest width x height of an image.")
+    max_pixels: int | None = Field(
+        None,
+        ge=64 * 64,
+        description="Largest width x height of an image. Unset: what the device's memory and the model's own size "
+        "suggest (docs/larger-pictures.md).",
+    )
     max_upscaled_pixels: int = Field(
         4096 * 4096, ge=64 * 64, description="Largest width x height of what `upscale` makes."
     )
@@ -534,7 +539,7 @@ class Settings(BaseSettings):
     def _default_size_may_be_drawn(self) -> Self:
         """Where the model says one side, `Contract` checks it, once the model is known."""
         width, height = self.default_width, self.default_height
-        if width and height and width * height > self.max_pixels:
+        if width and height and self.max_pixels and width * height > self.max_pixels:
             raise ValueError(
                 f"DEFAULT_WIDTH x DEFAULT_HEIGHT: {width * height} pixels are more than MAX_PIXELS, "
                 f"{self.max_pixels}"

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from sdworker.engine.tables import SamplerTables, TableError
 from sdworker.fused import FusedLoras
 from sdworker.refining import refiner_name
 from sdworker.request import Contract
-from sdworker.safety import SafetyGuard
+from sdworker.safety import SafetyGuards
 from sdworker.settings import Attention, Device, Precision, Safety, Settings, SettingsError
 from sdworker.worker import Worker
 
@@ -51,7 +51,9 @@ def build_worker(settings: Settings) -> Worker:
     device = _find_device(settings)
     dtype = _find_dtype(settings, device)
     listed = list_models(settings, half=dtype is torch.float16)
-    contract = Contract(settings, listed[0].served.size, tuple(one.served for one in listed))
+    contract = Contract(
+        settings, listed[0].served.size, tuple(one.served for one in listed), _memory_bytes(device)
+    )
     checked = _checked(listed[0], dtype)
     folder = checked.path
     fused = FusedLoras(settings, listed)
@@ -81,7 +83,7 @@ def build_worker(settings: Settings) -> Worker:
     fused.merge_into(model, listed[0].served.name)
     _try_out(model, folder)
     _check_samplers(contract.defaults_of(contract.served.first), model, folder)
-    guard = _make_guard(settings, folder, device, dtype)
+    guards = _make_guards(settings, listed, device, dtype)
     log.info("loaded in %.2f s", time.perf_counter() - began)
     memory_mb = settings.drawing_memory_mb
     engine = Engine(
@@ -95,7 +97,7 @@ def build_worker(settings: Settings) -> Worker:
     pooled = [_pooled(one, loading, fused) for one in listed]
     pooled += [_refiner_of(one, loading) for one in listed if one.refiner is not None]
     pool = ModelPool(engine, pooled, budget_bytes=budgets.models)
-    return Worker(settings, engine, pool, contract, guard=guard, control_bytes=budgets.controls)
+    return Worker(settings, engine, pool, contract, guards=guards, control_bytes=budgets.controls)
 
 
 def _load(checked: ModelFolder, loading: Loading) -> Model:
@@ -166,6 +168,13 @@ def _beside_others(load: Callable[[], Model], device: torch.device) -> Model:
     return model
 
 
+def _memory_bytes(device: torch.device) -> int | None:
+    """Of a GPU, all that it has."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def _try_out(model: Model, folder: Path) -> None:
     """Have each network run once, at its smallest: what is wrong with it shows here, not in every job.
 
@@ -190,30 +199,39 @@ def _try_out(model: Model, folder: Path) -> None:
             raise ModelError(f"{shown(folder / part)} gives numbers that are not finite in {model.dtype}")
 
 
-def _make_guard(
-    settings: Settings, model: Path, device: torch.device, dtype: torch.dtype
-) -> SafetyGuard | None:
-    """The safety checker, where there is one and it is wanted; it has judged a grey picture.
+def _make_guards(
+    settings: Settings, listed: Sequence[ListedModel], device: torch.device, dtype: torch.dtype
+) -> SafetyGuards | None:
+    """The safety checkers, where there are some and they are wanted; the first model's has judged a grey picture.
 
     Raises:
         ModelError: it is broken.
-        SettingsError: it is wanted, and there is none.
+        SettingsError: one is wanted, and there is none.
     """
-    place = settings.safety_checker or (model if has_checker(model) else None)
-    mode = settings.safety or (Safety.OFF if place is None else Safety.FLAG)
-    if mode is Safety.OFF:
+    folders = {one.served.name: one.checked.path for one in listed}
+    if settings.safety is Safety.OFF:
         return None
-    if place is None:
+    places = {
+        name: settings.safety_checker or folder
+        for name, folder in folders.items()
+        if settings.safety_checker or has_checker(folder)
+    }
+    without = [name for name in folders if name not in places]
+    if settings.safety is not None and without:
+        whose = "the model has" if len(listed) == 1 else f"{', '.join(without)} of the models has"
         raise SettingsError(
-            f"SAFETY: is {mode}, but the model has no safety checker; fetch it with --safety, or set "
+            f"SAFETY: is {settings.safety}, but {whose} no safety checker; fetch it with --safety, or set "
             "SAFETY_CHECKER"
         )
+    first = places.get(listed[0].served.name)
+    if first is None:
+        return SafetyGuards(places, None, settings, device=device, dtype=dtype) if places else None
     try:
-        checker = SafetyChecker.load(place, device=device, dtype=dtype)
+        checker = SafetyChecker.load(first, device=device, dtype=dtype)
         checker.try_out()
     except (MemoryError, torch.OutOfMemoryError):
-        raise ModelError(f"{shown(place)} does not fit into the {device.type} device's memory") from None
-    return SafetyGuard(checker, mode, settings)
+        raise ModelError(f"{shown(first)} does not fit into the {device.type} device's memory") from None
+    return SafetyGuards(places, checker, settings, device=device, dtype=dtype)
 
 
 def _check_samplers(defaults: Mapping[str, Any], model: Model, folder: Path) -> None:

@@ -9,7 +9,7 @@ their own and encoded in threads, the engine has its own thread, so any number o
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ from sdworker.pictures import PictureLimits, encode_image
 from sdworker.reading import reading_of
 from sdworker.refining import begin, refiner_name
 from sdworker.request import Contract, Request
-from sdworker.safety import SafetyGuard
+from sdworker.safety import SafetyGuard, SafetyGuards
 from sdworker.settings import Settings
 from sdworker.start_picture import StartPicture
 from sdworker.timing import Stopwatch
@@ -74,13 +74,13 @@ class Worker:
         models: ModelPool,
         contract: Contract,
         *,
-        guard: SafetyGuard | None = None,
+        guards: SafetyGuards | None = None,
         control_bytes: int | None = None,
     ) -> None:
         """
         Args:
             models: those the engine draws with, by the names that the contract knows.
-            guard: judges what is drawn; None: nothing is judged.
+            guards: judge what is drawn; None: nothing is judged.
             control_bytes: most memory of each model's ControlNets. None: a share of what is free.
         """
         self.contract = contract
@@ -92,7 +92,7 @@ class Worker:
         self._limits = PictureLimits.from_settings(settings)
         self._beside: dict[Model, _Beside] = {}
         models.when_leaving(lambda model: self._beside.pop(model, None))
-        self._guard = guard
+        self._guards = guards
         self._control_bytes = control_bytes
         self._upscalers = Upscalers(engine, self.add_ons)
         self._concurrency = settings.concurrency
@@ -173,6 +173,7 @@ class Worker:
         watch.lap("read")
         async with self.models.use(request.model) as model:
             watch.lap("model")
+            guard = await self._guard_of(request)
             beside = self._beside_of(model)
             loras, embeddings = await asyncio.gather(
                 beside.loras.find(request.loras), beside.embeddings.find(request)
@@ -200,10 +201,10 @@ class Worker:
             images = await enlarge(self.engine, images, upscaler, size)
             watch.lap("upscale")
         flagged: set[int] = set()
-        if self._guard is not None and self._guard.looks_at(request):
-            flagged = {i for i, flag in enumerate(await self._guard.judge(self.engine, images)) if flag}
+        if guard is not None:
+            images, flagged = await guard.judge(self.engine, images)
             watch.lap("check")
-        files = await self._encode(request, drawing, images, flagged)
+        files = await self._encode(request, drawing, images)
         if request.return_control:
             files += await _encode_all(request, [(control.hint, "") for control in controls])
         watch.lap("encode")
@@ -309,17 +310,16 @@ class Worker:
             reading=reading_of(request, most_tokens=self._most_tokens),
         )
 
-    async def _encode(
-        self, request: Request, drawing: Drawing, images: list[np.ndarray], flagged: Collection[int]
-    ) -> list[bytes]:
-        """The images as files, each with its own generation data; those that are flagged as the guard has them."""
+    async def _guard_of(self, request: Request) -> SafetyGuard | None:
+        if self._guards is None:
+            return None
+        return await self._guards.of(request.model or self.contract.served.first.name, request, self.engine)
+
+    async def _encode(self, request: Request, drawing: Drawing, images: Sequence[np.ndarray]) -> list[bytes]:
+        """The images as files, each with its own generation data."""
         size, model = (drawing.width, drawing.height), request.model or ""
-        shown = list(images)
-        if self._guard is not None:
-            for number in flagged:
-                shown[number] = await asyncio.to_thread(self._guard.treat, images[number])
         told = [parameters_text(request, seed=seed, size=size, model=model) for seed in drawing.seeds]
-        return await _encode_all(request, list(zip(shown, told, strict=True)))
+        return await _encode_all(request, list(zip(images, told, strict=True)))
 
 
 async def _encode_all(request: Request, pictures: Sequence[tuple[np.ndarray, str]]) -> list[bytes]:

@@ -66,7 +66,7 @@ def refusal(contract: Contract, **given: Any) -> str:
 @pytest.fixture
 def v1(monkeypatch: pytest.MonkeyPatch) -> Contract:
     monkeypatch.setenv("V1_DEFAULTS", "1")
-    return Contract(Settings(), (64, 64))
+    return Contract(Settings(max_pixels=1024 * 1024), (64, 64))
 
 
 @pytest.mark.parametrize(

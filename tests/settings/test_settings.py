@@ -284,7 +284,8 @@ def test_the_default_sampler_has_its_canonical_name(environment: pytest.MonkeyPa
 
 def test_a_default_size_beyond_the_largest_is_refused(environment: pytest.MonkeyPatch) -> None:
     size = {"DEFAULT_WIDTH": "1024", "DEFAULT_HEIGHT": "1032"}
-    assert refusal(environment, **size) == (
+    load(environment, **size)
+    assert refusal(environment, **size, MAX_PIXELS="1048576") == (
         "DEFAULT_WIDTH x DEFAULT_HEIGHT: 1056768 pixels are more than MAX_PIXELS, 1048576"
     )
     load(environment, **size, MAX_PIXELS="1056768")
