@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.jobs import encode, loras, memory, single
+from bench.jobs import encode, fits, memory, single
 from bench.random_model import find_model
-from bench.serving import coldstart, controls, fair, models, served
+from bench.serving import coldstart, controls, fair, loras, models, served
 from bench.sizes import parse_rows, parse_sizes
 from bench.steps import busy, finish, lengths, limit, means
 
@@ -23,6 +23,7 @@ _BENCHES: dict[str, Callable[[Path, int], None]] = {
     "finish": finish.run,
     "models": models.run,
     "controls": controls.run,
+    "fits": fits.run,
 }
 # These also take sizes and rows.
 _GRIDS: dict[str, Callable[..., None]] = {"memory": memory.run, "limit": limit.run}

@@ -70,7 +70,7 @@ class Platform:
     def stop(self, job_id: str) -> None:
         self.stops.put_nowait(job_id)
 
-    async def until(self, condition: Any, timeout_s: float = 120.0) -> None:
+    async def until(self, condition: Any, timeout_s: float = 240.0) -> None:
         """Wait until `condition()` holds; it is looked at after every request.
 
         Raises:
@@ -79,7 +79,7 @@ class Platform:
         async with self._changed, asyncio.timeout(timeout_s):
             await self._changed.wait_for(condition)
 
-    async def result(self, job_id: str, timeout_s: float = 120.0) -> dict[str, Any]:
+    async def result(self, job_id: str, timeout_s: float = 240.0) -> dict[str, Any]:
         await self.until(lambda: job_id in self.results, timeout_s)
         return self.results[job_id]
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from bench.random_model import TINY_SDXL, write_random_model
 from sdworker.assets import AddOnError
 from sdworker.errors import UserError
 from sdworker.settings import Settings, SettingsError
@@ -235,6 +236,46 @@ async def test_fused_loras_are_in_every_picture_and_jobs_own_come_on_top(model: 
             assert apart <= 1
     finally:
         fused.engine.close()
+
+
+@pytest.mark.slow
+async def test_with_several_models_each_has_those_that_fit_it(model: Path, tmp_path: Path) -> None:
+    """Models of the same weights too: what is merged into one's is not merged into the other's by that."""
+    write_random_model(tmp_path / "models" / "tiny-xl", TINY_SDXL)
+    weights = load_file(next((tmp_path / "models" / "tiny-xl" / "unet").glob("*.safetensors")))
+    layer, weight = next((name, one) for name, one in weights.items() if name.endswith("attn2.to_k.weight"))
+    (tmp_path / "loras").mkdir()
+    save_file(
+        {
+            f"unet.{layer.removesuffix('.weight')}.lora_A.weight": torch.ones(2, weight.shape[1]),
+            f"unet.{layer.removesuffix('.weight')}.lora_B.weight": torch.ones(weight.shape[0], 2),
+        },
+        tmp_path / "loras" / "xl-only.safetensors",
+    )
+    served = (f"xl={tmp_path / 'models' / 'tiny-xl'}", f"one={model}", f"two={model}")
+    given: dict[str, Any] = {"models": served, "lora_dir": tmp_path / "loras", "warm_up": False}
+    plain, fused = (
+        build_worker(Settings(**given, fused_loras=loras)) for loras in ((), ("pencil", "xl-only:0.5"))
+    )
+    try:
+        for name, lora in (("xl", "xl-only"), ("one", "pencil"), ("two", "pencil")):
+            scale = 0.5 if name == "xl" else 1.0
+            merged = await draw(fused, model=name)
+            asked = await draw(plain, model=name, loras=[{"name": lora, "scale": scale}])
+            bare = await draw(plain, model=name)
+            apart = np.abs(np.asarray(merged).astype(int) - np.asarray(asked).astype(int)).max()
+            assert apart <= 1, name
+            assert merged.tobytes() != bare.tobytes(), name
+    finally:
+        plain.engine.close()
+        fused.engine.close()
+
+
+def test_with_several_models_one_that_fits_none_stops_the_start(model: Path, tmp_path: Path) -> None:
+    sdxl(tmp_path / "strange.safetensors")
+    served = (f"one={model}", f"two={model}")
+    with pytest.raises(SettingsError, match=r"FUSED_LORAS: strange: one: .* \(it is for SDXL\).*; two: "):
+        build_worker(Settings(models=served, lora_dir=tmp_path, fused_loras=("pencil", "strange")))
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from bench.random_model import TINY_SDXL, write_random_model
 from sdworker import hub_cache
 from sdworker.catalogue import contract_of, list_models
 from sdworker.engine.model_config import ModelError
+from sdworker.engine.model_files import check_model_folder
+from sdworker.engine.networks.families import weights_bytes
 from sdworker.errors import DeploymentError, UserError
 from sdworker.request import Contract, InputError, ServedModel
 from sdworker.settings import Settings, SettingsError, load_settings
@@ -222,15 +226,34 @@ class TestTheContract:
         assert model["enum"] == ["dreamer", "sdxl-turbo", None]
         assert model["default"] == "dreamer"
 
-    def test_turbo_is_known_by_its_noise_schedule(self, shelf: Path, tmp_path: Path) -> None:
-        shutil.copytree(shelf / "tiny-xl", tmp_path / "turbo")
-        file = tmp_path / "turbo" / "scheduler" / "scheduler_config.json"
-        file.write_text(
-            json.dumps({"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"})
-        )
-        request = contract_of(settings(model_dir=tmp_path / "turbo")).parse({"prompt": "x"})
-        assert (request.num_inference_steps, request.guidance_scale) == (1, 0.0)
-        assert request.scheduler == "Euler a"
+    @pytest.mark.parametrize(
+        ("own", "sampler", "steps", "guidance"),
+        [
+            ({"_class_name": "EulerAncestralDiscreteScheduler"}, "Euler a", 1, 0.0),  # Turbo's
+            ({"_class_name": "EulerDiscreteScheduler"}, "Euler", 4, 0.0),  # Lightning's
+            (
+                {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+                "DPM++ 2M Karras",
+                25,
+                7.5,
+            ),
+            (
+                {"_class_name": "EulerDiscreteScheduler", "rescale_betas_zero_snr": True},
+                "DPM++ 2M Karras",
+                25,
+                7.5,
+            ),
+        ],
+    )
+    def test_what_is_distilled_is_known_by_its_noise_schedule(
+        self, shelf: Path, tmp_path: Path, own: dict[str, Any], sampler: str, steps: int, guidance: float
+    ) -> None:
+        shutil.copytree(shelf / "tiny-xl", tmp_path / "own")
+        file = tmp_path / "own" / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps({"timestep_spacing": "trailing", **own}))
+        request = contract_of(settings(model_dir=tmp_path / "own")).parse({"prompt": "x"})
+        assert (request.num_inference_steps, request.guidance_scale) == (steps, guidance)
+        assert request.scheduler == sampler
 
 
 class TestJobs:
@@ -283,5 +306,71 @@ async def test_a_model_that_vanishes_or_is_damaged_fails_its_own_jobs_until_it_i
     weights.write_bytes(whole)
     for name in ("tiny-xl", "emoji"):
         await draw(worker, model=name)
+    worker.models.close()
+    worker.engine.close()
+
+
+class TestLittleMemory:
+    """Through a whole worker: of three models one fits at a time, and one never."""
+
+    @pytest.fixture
+    def worker(self, shelf: Path) -> Iterator[Worker]:
+        emoji = weights_bytes(check_model_folder(shelf / "emoji"), torch.float32)
+        xl = weights_bytes(check_model_folder(shelf / "tiny-xl"), torch.float32)
+        assert xl < emoji, "the small one comes first, and the large one does not fit"
+        named = (str(shelf / "tiny-xl"), f"second={shelf / 'tiny-xl'}", str(shelf / "emoji"))
+        worker = build_worker(settings(models=named, model_memory_gb=1.5 * xl / 1e9))
+        yield worker
+        worker.models.close()
+        worker.engine.close()
+
+    async def test_jobs_that_want_two_of_which_one_fits_are_all_drawn(self, worker: Worker) -> None:
+        names = ["tiny-xl", "second", "tiny-xl", "second"]
+        async with asyncio.timeout(60):
+            images = await asyncio.gather(*(draw(worker, model=name) for name in names))
+        assert len(worker.models.loaded) == 1
+        for image in images:
+            assert np.abs(np.asarray(image, int) - np.asarray(images[0], int)).max() <= 1
+
+    async def test_a_job_for_one_that_does_not_fit_fails_with_its_size_and_others_go_on(
+        self, worker: Worker
+    ) -> None:
+        results = await asyncio.gather(
+            draw(worker, model="emoji"), draw(worker), draw(worker, model="second"), return_exceptions=True
+        )
+        assert isinstance(results[0], UserError)
+        assert "model: emoji takes" in str(results[0])
+        assert "MODEL_MEMORY_GB" in str(results[0])
+        assert isinstance(results[1], Image.Image)
+        assert isinstance(results[2], Image.Image)
+
+
+async def test_an_add_on_of_the_other_family_fails_its_job_with_the_familys_name(
+    shelf: Path, tmp_path: Path
+) -> None:
+    """LoRA, embedding and ControlNet: each of one family, asked for with the other's model."""
+    for name in ("loras", "embeddings"):
+        (tmp_path / name).mkdir()
+    save_file(
+        {
+            "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(1, 32),
+            "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(37, 1),
+        },
+        tmp_path / "loras" / "for-xl.safetensors",
+    )
+    save_file({"emb_params": torch.ones(1, 32)}, tmp_path / "embeddings" / "oldstyle.safetensors")
+    worker = build_worker(
+        settings(models_dir=shelf, lora_dir=tmp_path / "loras", embedding_dir=tmp_path / "embeddings")
+    )
+    for fields, named in (
+        ({"model": "emoji", "loras": [{"name": "for-xl"}]}, "LoRA 'for-xl': .*it is for SDXL"),
+        (
+            {"model": "tiny-xl", "prompt": "an apple, oldstyle"},
+            "embedding 'oldstyle': is for Stable Diffusion 1.x or 2.x",
+        ),
+    ):
+        with pytest.raises(UserError, match=named):
+            await draw(worker, **fields)
+        await draw(worker, model=fields["model"])
     worker.models.close()
     worker.engine.close()

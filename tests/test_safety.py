@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -130,3 +131,63 @@ async def test_a_checker_that_fails_fails_the_job_and_the_next_one_is_done(
             with pytest.raises(EngineError, match="out of memory in the safety checker"):
                 await draw(worker)
         assert len(await draw(worker)) == 4
+
+
+@asynccontextmanager
+async def two_models(model: Path, folder: Path, **settings: Any) -> AsyncIterator[Worker]:
+    """`plain` without a checker, and `judged`, a copy of it that has the one in a folder."""
+    with_checker = folder.parent / "judged"
+    if not with_checker.exists():
+        shutil.copytree(model, with_checker)
+        for part in ("safety_checker", "feature_extractor"):
+            shutil.copytree(folder, with_checker / part)
+    models = (f"plain={model}", f"judged={with_checker}")
+    worker = build_worker(Settings(models=models, warm_up=False, max_rows=8, **settings))
+    try:
+        yield worker
+    finally:
+        worker.engine.close(finish=False)
+
+
+async def test_each_model_is_judged_by_its_own_checker_and_one_without_by_none(
+    model: Path, checker: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with two_models(model, checker) as worker:
+        plain = await draw(worker, model="plain")
+        judged = await draw(worker, model="judged")
+        assert await draw(worker) == plain  # `off` is the default for a model without
+    assert not any("nsfw" in item for item in plain)
+    assert [item.get("nsfw", False) for item in judged].count(True) == 2
+
+    weights = checker.parent / "judged" / "safety_checker" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:1000])
+    try:
+        async with two_models(model, checker) as worker:
+            with pytest.raises(
+                EngineError, match="the safety checker of judged cannot be loaded at the moment"
+            ):
+                await draw(worker, model="judged")
+            assert await draw(worker, model="plain") == plain
+            weights.write_bytes(content)
+            assert await draw(worker, model="judged") == judged
+    finally:
+        weights.write_bytes(content)
+    assert "judged" in caplog.text
+
+
+def test_a_mode_that_one_of_the_models_cannot_have_stops_the_start(model: Path, checker: Path) -> None:
+    async def start() -> None:
+        async with two_models(model, checker, safety="black"):
+            pass
+
+    with pytest.raises(
+        SettingsError, match="SAFETY: is black, but plain of the models has no safety checker"
+    ):
+        asyncio.run(start())
+
+
+async def test_a_checker_that_is_named_judges_all_models(model: Path, checker: Path) -> None:
+    async with two_models(model, checker, safety_checker=checker) as worker:
+        for name in ("plain", "judged"):
+            assert any("nsfw" in item for item in await draw(worker, model=name))

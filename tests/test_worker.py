@@ -30,7 +30,7 @@ async def test_warming_up_measures_how_many_rows_share_a_step(model: Path) -> No
     costs, shape = worker.engine.costs, worker.engine.model.default_shape
     assumed = costs.seconds(2, shape)
     await worker.warm_up()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while costs.seconds(2, shape) == assumed:  # noqa: ASYNC110 - the engine tells nobody
             await asyncio.sleep(0.05)
     assert worker.engine.batch_rows in {2, 4, 8, 16, 32, 64}

@@ -1,36 +1,35 @@
-"""The naive side of `loras`: one pipeline, a LoRA loaded before each picture and unloaded behind it."""
+"""The naive handler of LoRAs without a platform: one job after another, nothing between them."""
 
+import os
 import time
-from collections.abc import Sequence
-
-import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from functools import cache
+from typing import Any
 
 __all__ = ["jobs_per_s"]
 
 
-def jobs_per_s(folder: str, files: Sequence[str], steps: int) -> float:
-    """Of one job after another, each with its own file; the first is not counted."""
-    cuda = torch.cuda.is_available()
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, dtype=torch.float16 if cuda else torch.float32, safety_checker=None
-    )
-    pipeline.to("cuda" if cuda else "cpu")
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
-        pipeline.scheduler.config, use_karras_sigmas=True
-    )
+@cache
+def _handler(model: str, folder: str) -> Any:
+    os.environ |= {"MODEL_DIR": model, "LORA_DIR": folder}
+    from bench.serving import naive_lora
+
+    naive_lora.naive_handler.pipeline.set_progress_bar_config(disable=True)
+    return naive_lora.handler
+
+
+def jobs_per_s(model: str, folder: str, names: list[str], steps: int) -> float:
+    """Of jobs each with its own LoRA; one before them is not counted."""
+    handler = _handler(model, folder)
     began = 0.0
-    for number, file in enumerate(files):
+    for number, name in enumerate([names[-1], *names]):
         if number == 1:
             began = time.perf_counter()
-        pipeline.load_lora_weights(file)
-        generator = torch.Generator("cpu").manual_seed(number)
-        pipeline(
-            f"a red apple, number {number}",
-            num_inference_steps=steps,
-            guidance_scale=5.0,
-            generator=generator,
-        )
-        pipeline.unload_lora_weights()
-    return (len(files) - 1) / (time.perf_counter() - began)
+        asked = {
+            "prompt": f"a red apple, number {number}",
+            "steps": steps,
+            "guidance_scale": 5.0,
+            "seed": number,
+            "loras": [{"name": name}],
+        }
+        handler({"id": str(number), "input": asked})
+    return len(names) / (time.perf_counter() - began)

@@ -65,7 +65,7 @@ async def _measure(folder: Path, rounds: int) -> dict[str, object]:
     return {
         "four models' throughput, of one's": spread(shares),
         "a job behind another model's, of one behind its own's": spread(switches),
-        f"MB grown from load {_LOADS // 4} to {_LOADS}": round((grown[1] - grown[0]) / 1e6, 1),
+        f"memory after {_LOADS} loads, of that after {_LOADS // 4}": round(grown[1] / grown[0], 3),
         "MB of a model's weights": round(size / 1e6, 1),
     }
 

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from sdworker.engine.networks import strips
 from sdworker.engine.networks.model import Model
 from sdworker.engine.upscaling import Upscaler
 
-__all__ = ["run"]
+__all__ = ["measure_pauses", "run"]
 
 _SIDE = 256
 _TOGETHER = 16
@@ -39,7 +39,7 @@ def run(folder: Path, rounds: int) -> None:
     """Measure and report."""
     model = load_here(folder)
     figures: dict[str, Any] = {}
-    pauses = [asyncio.run(_measure_pauses(model)) for _ in range(rounds)]
+    pauses = [asyncio.run(measure_pauses(model)) for _ in range(rounds)]
     rows = []
     for case in pauses[0]:
         longest = [one[case]["longest_pause_ms"] for one in pauses]
@@ -59,7 +59,12 @@ def run(folder: Path, rounds: int) -> None:
     print(f"written to {write_json('finish', figures)}")
 
 
-async def _measure_pauses(model: Model) -> dict[str, dict[str, float]]:
+async def measure_pauses(model: Model, only: str = "") -> dict[str, dict[str, float]]:
+    """From a long job's step to its next, beside each case of work.
+
+    Args:
+        only: cases that have this in their names.
+    """
     engine = Engine(model, max_rows=2 + 2 * _TOGETHER)
     await engine.calibrate()
     upscaler = Upscaler.load(_UPSCALER, "emoji-x2", device=model.device)
@@ -79,7 +84,7 @@ async def _measure_pauses(model: Model) -> dict[str, dict[str, float]]:
         f"{_TOGETHER} pictures of {_SIDE}x{_SIDE}, drawn and decoded": many,
         f"a picture of {2 * _SIDE}x{2 * _SIDE} enlarged": enlarge,
     }
-    found = {case: await _pauses_beside(engine, work) for case, work in cases.items()}
+    found = {case: await _pauses_beside(engine, work) for case, work in cases.items() if only in case}
     engine.close(finish=False)
     return found
 
@@ -89,9 +94,9 @@ async def _pauses_beside(engine: Engine, work: Callable[[], Awaitable[None]]) ->
     pieces: list[float] = []
     do_piece = Chore.do_piece
 
-    def timed(chore: Chore[Any]) -> bool:
+    def timed(chore: Chore[Any], mates: Sequence[Chore[Any]] = ()) -> list[Chore[Any]]:
         began = time.perf_counter()
-        done = do_piece(chore)
+        done = do_piece(chore, mates)
         pieces.append(time.perf_counter() - began)
         return done
 

@@ -47,24 +47,26 @@ def trained_size(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, 
 def own_defaults(scheduler: Mapping[str, Any]) -> dict[str, Any]:
     """What a job gets of a model that it does not ask, field by field, where the model was made for it.
 
-    Turbo models, and what is distilled as they are, draw in one step and without guidance; no file of theirs says
-    so, but their noise schedule ends where nothing else does.
+    Distilled models draw in a few steps and without guidance; no file of theirs says so, but their noise schedule
+    ends where nothing else does. Turbo's sampler is ancestral and takes one step. Lightning's is not, and its
+    models are for two, four or eight, which nothing tells apart: four.
 
     Args:
         scheduler: the contents of `scheduler/scheduler_config.json`.
     """
-    sampler = _TURBO_SAMPLERS.get(str(scheduler.get("_class_name")))
+    distilled = _DISTILLED.get(str(scheduler.get("_class_name")))
     if (
-        sampler is None
+        distilled is None
         or scheduler.get("timestep_spacing") != "trailing"
         or scheduler.get("prediction_type", "epsilon") != "epsilon"
         or scheduler.get("rescale_betas_zero_snr")
     ):
         return {}
-    return {"scheduler": sampler, "num_inference_steps": 1, "guidance_scale": 0.0}
+    sampler, steps = distilled
+    return {"scheduler": sampler, "num_inference_steps": steps, "guidance_scale": 0.0}
 
 
-_TURBO_SAMPLERS = {"EulerAncestralDiscreteScheduler": "Euler a", "EulerDiscreteScheduler": "Euler"}
+_DISTILLED = {"EulerAncestralDiscreteScheduler": ("Euler a", 1), "EulerDiscreteScheduler": ("Euler", 4)}
 
 
 def pixels_per_latent(vae: Mapping[str, Any]) -> int:

@@ -19,6 +19,7 @@ from sdworker.reading import MOST_SKIPPED, MOST_TOKENS, Emphasis, PromptSyntax
 from sdworker.samplers import find_sampler, find_schedule
 
 __all__ = [
+    "Answer",
     "Attention",
     "BucketAddressing",
     "BucketFallback",
@@ -81,6 +82,14 @@ class Safety(_Choice):
     BLACK = "black"
 
 
+class Answer(_Choice):
+    """The shape of a job's output (`answers.py`)."""
+
+    IMAGES = "images"
+    SDXL = "sdxl"
+    SDXL_TURBO = "sdxl_turbo"
+
+
 class BucketFallback(_Choice):
     """What becomes of an image whose upload failed for good."""
 
@@ -109,6 +118,19 @@ V1_DEFAULTS = {
     "default_prompt_syntax": "plain",
 }
 """What a job gets that does not ask, from worker-stable_diffusion_v1 (docs/migrating.md)."""
+
+SDXL_DEFAULTS = {
+    "answer": "sdxl",
+    "default_width": "1024",
+    "default_height": "1024",
+    "default_steps": "25",
+    "default_guidance": "7.5",
+    "default_scheduler": "DDIM",
+    "default_strength": "0.3",
+    "default_resize": "keep",
+    "default_prompt_syntax": "plain",
+}
+"""The same from worker-sdxl, and the shape of its answers."""
 
 
 class Settings(BaseSettings):
@@ -185,7 +207,12 @@ class Settings(BaseSettings):
     )
 
     # What a job may ask for, and what it gets when it does not ask.
-    max_pixels: int = Field(1024 * 1024, ge=64 * 64, description="Largest width x height of an image.")
+    max_pixels: int | None = Field(
+        None,
+        ge=64 * 64,
+        description="Largest width x height of an image. Unset: what the device's memory and the model's own size "
+        "suggest (docs/larger-pictures.md).",
+    )
     max_upscaled_pixels: int = Field(
         4096 * 4096, ge=64 * 64, description="Largest width x height of what `upscale` makes."
     )
@@ -212,6 +239,7 @@ class Settings(BaseSettings):
         description="`schedule` when neither a job nor its sampler's name has one; `automatic` as in "
         "AUTOMATIC1111's web UI. Unset: the model's own noise levels.",
     )
+    default_strength: float = Field(0.8, ge=0, le=1, description="`prompt_strength` when a job names none.")
     default_resize: Resize = Field("stretch", description="`resize` when a job names none.")
     default_prompt_syntax: PromptSyntax = Field(
         "weights", description="`prompt_syntax` when a job names none: `weights` or `plain`."
@@ -231,6 +259,12 @@ class Settings(BaseSettings):
         description="Gives jobs what worker-stable_diffusion_v1 gave them where they do not ask: "
         "K-LMS, 50 steps, 512x512, pictures in their own size, and prompts without syntax. "
         "Other `DEFAULT_`s count more.",
+    )
+
+    sdxl_defaults: bool = Field(
+        False,
+        description="The same for worker-sdxl: DDIM, 25 steps, 1024x1024, a strength of 0.3, pictures in their "
+        "own size, prompts without syntax, and `ANSWER=sdxl`.",
     )
 
     # How many jobs share the hardware.
@@ -300,14 +334,14 @@ class Settings(BaseSettings):
     controlnet_memory_mb: int | None = Field(
         None,
         ge=1,
-        description="Memory, in MB, in which ControlNets are kept on the device. Unset: a quarter of what is free "
-        "once the model is loaded.",
+        description="Memory, in MB, in which ControlNets are kept on the device, those of all models. Unset: a "
+        "quarter of what is free once the model is loaded.",
     )
     max_controls: int = Field(3, ge=0, le=16, description="Most ControlNets of one job.")
     lora_memory_mb: int | None = Field(
         None,
         ge=1,
-        description="Memory, in MB, of LoRAs on the device; the least recently used make room. "
+        description="Memory, in MB, of LoRAs on the device, of all models; the least recently used make room. "
         "Unset: an eighth of what is free beside the model.",
     )
     fused_loras: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -340,6 +374,11 @@ class Settings(BaseSettings):
     )
 
     # Images out.
+    answer: Answer = Field(
+        Answer.IMAGES,
+        description="Shape of a job's output: `images`, or as `sdxl` and `sdxl_turbo` answer, worker-sdxl and "
+        "worker-sdxl-turbo (docs/migrating.md).",
+    )
     max_result_mb: float | None = Field(
         None,
         gt=0,
@@ -436,7 +475,11 @@ class Settings(BaseSettings):
     def _strip(cls, given: dict[str, Any]) -> dict[str, Any]:
         stripped = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
         kept = {name: value for name, value in stripped.items() if value != ""}
-        return {**V1_DEFAULTS, **kept} if cls._is_on(kept.get("v1_defaults")) else kept
+        of_peers = {"v1_defaults": V1_DEFAULTS, "sdxl_defaults": SDXL_DEFAULTS}
+        wanted = [defaults for name, defaults in of_peers.items() if cls._is_on(kept.get(name))]
+        if len(wanted) > 1:
+            raise ValueError("V1_DEFAULTS, SDXL_DEFAULTS: both are set; one worker's defaults can be had")
+        return {**wanted[0], **kept} if wanted else kept
 
     @staticmethod
     def _is_on(value: object) -> bool:
@@ -496,7 +539,7 @@ class Settings(BaseSettings):
     def _default_size_may_be_drawn(self) -> Self:
         """Where the model says one side, `Contract` checks it, once the model is known."""
         width, height = self.default_width, self.default_height
-        if width and height and width * height > self.max_pixels:
+        if width and height and self.max_pixels and width * height > self.max_pixels:
             raise ValueError(
                 f"DEFAULT_WIDTH x DEFAULT_HEIGHT: {width * height} pixels are more than MAX_PIXELS, "
                 f"{self.max_pixels}"

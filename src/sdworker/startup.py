@@ -12,11 +12,9 @@ from typing import Any
 import torch
 
 from sdworker import nvidia
-from sdworker.assets import AddOns, Kind
+from sdworker.budgets import Budgets
 from sdworker.catalogue import ListedModel, list_models
-from sdworker.engine.device import free_bytes
 from sdworker.engine.engine import Engine
-from sdworker.engine.lora import LoraUse, read_lora
 from sdworker.engine.model_config import ModelError, shown
 from sdworker.engine.model_files import ModelFolder, check_model_folder, why_not
 from sdworker.engine.networks.families import load_checked, weights_bytes
@@ -27,9 +25,9 @@ from sdworker.engine.pool import ModelPool, Pooled
 from sdworker.engine.processor import keep_freed_memory, reserve_cores
 from sdworker.engine.safety import SafetyChecker, has_checker
 from sdworker.engine.tables import SamplerTables, TableError
-from sdworker.errors import UserError
+from sdworker.fused import FusedLoras
 from sdworker.request import Contract
-from sdworker.safety import SafetyGuard
+from sdworker.safety import SafetyGuards
 from sdworker.settings import Attention, Device, Precision, Safety, Settings, SettingsError
 from sdworker.worker import Worker
 
@@ -38,10 +36,6 @@ __all__ = ["build_worker"]
 log = logging.getLogger(__name__)
 
 _NETWORK_VOLUME = Path("/runpod-volume")
-_LARGEST_SCALE = 10.0  # of a fused LoRA
-# Of what there is, what the weights of several models may take.
-_CARD_SHARE = 0.6
-_FREE_SHARE = 0.5
 _SMALLEST = (8, 8)  # latents; every level of a UNet halves them
 _DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 
@@ -56,9 +50,12 @@ def build_worker(settings: Settings) -> Worker:
     device = _find_device(settings)
     dtype = _find_dtype(settings, device)
     listed = list_models(settings, half=dtype is torch.float16)
-    contract = Contract(settings, listed[0].served.size, tuple(one.served for one in listed))
+    contract = Contract(
+        settings, listed[0].served.size, tuple(one.served for one in listed), _memory_bytes(device)
+    )
     checked = _checked(listed[0], dtype)
     folder = checked.path
+    fused = FusedLoras(settings, listed)
     log.info("loading %s on %s in %s", shown(folder), device, str(dtype).removeprefix("torch."))
     threads = reserve_cores()
     if device.type == "cpu" and settings.keep_memory:
@@ -66,10 +63,11 @@ def build_worker(settings: Settings) -> Worker:
     if settings.compile:
         _keep_compiled(settings.compile_cache_dir)
     began = time.perf_counter()
+    budgets = Budgets.of(settings, listed, device, dtype)
     loading = Loading(
         device=device,
         dtype=dtype,
-        lora_bytes=None if settings.lora_memory_mb is None else settings.lora_memory_mb * 2**20,
+        lora_bytes=budgets.loras,
         xformers=settings.attention is Attention.XFORMERS,
         channels_last=settings.channels_last,
         means=Means(
@@ -77,16 +75,14 @@ def build_worker(settings: Settings) -> Worker:
             compiled=settings.compile,
             fp16_accumulation=settings.fp16_accumulation,
         ),
-        shared=SharedWeights() if len(listed) > 1 else None,
+        # What is merged into one model's weights must not come into another's that has the same.
+        shared=SharedWeights() if len(listed) > 1 and not fused else None,
     )
-    budget_bytes = _model_budget(settings, listed, loading)
     model = _load(checked, loading)
-    if settings.fused_loras and len(listed) > 1:
-        raise SettingsError("FUSED_LORAS: several models are served, and they share weights; serve one")
-    _fuse_loras(settings, model)  # before any text is encoded, and kept
+    fused.merge_into(model, listed[0].served.name)
     _try_out(model, folder)
     _check_samplers(contract.defaults_of(contract.served.first), model, folder)
-    guard = _make_guard(settings, folder, device, dtype)
+    guards = _make_guards(settings, listed, device, dtype)
     log.info("loaded in %.2f s", time.perf_counter() - began)
     memory_mb = settings.drawing_memory_mb
     engine = Engine(
@@ -95,33 +91,10 @@ def build_worker(settings: Settings) -> Worker:
         threads=threads,
         fewer_threads=settings.fewer_threads,
         memory_bytes=None if memory_mb is None else memory_mb * 2**20,
-        reserved_bytes=_still_to_come(budget_bytes, listed, dtype),
+        reserved_bytes=budgets.still_to_come,
     )
-    pool = ModelPool(engine, [_pooled(one, loading) for one in listed], budget_bytes=budget_bytes)
-    return Worker(settings, engine, pool, contract, guard=guard)
-
-
-@torch.inference_mode()
-def _fuse_loras(settings: Settings, model: Model) -> None:
-    """Merge the deployment's LoRAs into the model.
-
-    Raises:
-        SettingsError: one is not there, does not fit the model, or its scale is no number.
-    """
-    for item in settings.fused_loras:
-        name, colon, number = item.rpartition(":")
-        try:
-            scale = float(number) if colon else 1.0
-            path = AddOns.from_settings(settings).find_here(Kind.LORA, name if colon else item)
-            weights = read_lora(path, model.adapters.targets)
-        except ValueError:
-            raise SettingsError(f"FUSED_LORAS: {number!r} is no scale; write NAME:SCALE") from None
-        except UserError as error:
-            raise SettingsError(f"FUSED_LORAS: {name or item}: {error}") from error
-        if not abs(scale) <= _LARGEST_SCALE:
-            raise SettingsError(f"FUSED_LORAS: {number!r} is out of range; allowed: -10 to 10")
-        model.adapters.fuse(LoraUse(path, weights, scale, scale))
-        log.info("merged LoRA %s at %g", name or item, scale)
+    pool = ModelPool(engine, [_pooled(one, loading, fused) for one in listed], budget_bytes=budgets.models)
+    return Worker(settings, engine, pool, contract, guards=guards, control_bytes=budgets.controls)
 
 
 def _load(checked: ModelFolder, loading: Loading) -> Model:
@@ -149,18 +122,23 @@ def _does_not_fit(folder: Path, device: torch.device) -> ModelError:
     return ModelError(f"{shown(folder)} does not fit into the {device.type} device's memory")
 
 
-def _pooled(listed: ListedModel, loading: Loading) -> Pooled:
+def _pooled(listed: ListedModel, loading: Loading, fused: FusedLoras) -> Pooled:
     """How a model is had later, by when its folder may have changed."""
 
     def load() -> Model:
         checked = _checked(listed, loading.dtype)
         if loading.device.type != "cuda":
-            return _load(checked, loading)
+            return load_whole(checked)
         # On a stream of its own, beside the steps of those who draw.
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
-            model = _load(checked, loading)
+            model = load_whole(checked)
         stream.synchronize()
+        return model
+
+    def load_whole(checked: ModelFolder) -> Model:
+        model = _load(checked, loading)
+        fused.merge_into(model, listed.served.name)
         return model
 
     return Pooled(
@@ -171,35 +149,11 @@ def _pooled(listed: ListedModel, loading: Loading) -> Pooled:
     )
 
 
-def _model_budget(settings: Settings, listed: Sequence[ListedModel], loading: Loading) -> int | None:
-    """What the weights of all models that are loaded may take; None where there is one.
-
-    Raises:
-        SettingsError: the first does not fit into it.
-    """
-    if len(listed) == 1:
+def _memory_bytes(device: torch.device) -> int | None:
+    """Of a GPU, all that it has."""
+    if device.type != "cuda":
         return None
-    if settings.model_memory_gb is not None:
-        budget = int(settings.model_memory_gb * 1e9)
-    elif loading.device.type == "cuda":
-        budget = int(_CARD_SHARE * torch.cuda.get_device_properties(loading.device).total_memory)
-    else:
-        budget = int(_FREE_SHARE * free_bytes(loading.device))
-    first = weights_bytes(listed[0].checked, loading.dtype)
-    if first > budget:
-        raise SettingsError(
-            f"MODEL_MEMORY_GB: is {budget / 1e9:.2g}, and the first model, {listed[0].served.name}, takes "
-            f"{first / 1e9:.2g}"
-        )
-    return budget
-
-
-def _still_to_come(budget: int | None, listed: Sequence[ListedModel], dtype: torch.dtype) -> int:
-    """What the models that are not loaded yet may come to take."""
-    if budget is None:
-        return 0
-    first, *others = (weights_bytes(one.checked, dtype) for one in listed)
-    return min(budget - first, sum(others))
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _try_out(model: Model, folder: Path) -> None:
@@ -226,30 +180,39 @@ def _try_out(model: Model, folder: Path) -> None:
             raise ModelError(f"{shown(folder / part)} gives numbers that are not finite in {model.dtype}")
 
 
-def _make_guard(
-    settings: Settings, model: Path, device: torch.device, dtype: torch.dtype
-) -> SafetyGuard | None:
-    """The safety checker, where there is one and it is wanted; it has judged a grey picture.
+def _make_guards(
+    settings: Settings, listed: Sequence[ListedModel], device: torch.device, dtype: torch.dtype
+) -> SafetyGuards | None:
+    """The safety checkers, where there are some and they are wanted; the first model's has judged a grey picture.
 
     Raises:
         ModelError: it is broken.
-        SettingsError: it is wanted, and there is none.
+        SettingsError: one is wanted, and there is none.
     """
-    place = settings.safety_checker or (model if has_checker(model) else None)
-    mode = settings.safety or (Safety.OFF if place is None else Safety.FLAG)
-    if mode is Safety.OFF:
+    folders = {one.served.name: one.checked.path for one in listed}
+    if settings.safety is Safety.OFF:
         return None
-    if place is None:
+    places = {
+        name: settings.safety_checker or folder
+        for name, folder in folders.items()
+        if settings.safety_checker or has_checker(folder)
+    }
+    without = [name for name in folders if name not in places]
+    if settings.safety is not None and without:
+        whose = "the model has" if len(listed) == 1 else f"{', '.join(without)} of the models has"
         raise SettingsError(
-            f"SAFETY: is {mode}, but the model has no safety checker; fetch it with --safety, or set "
+            f"SAFETY: is {settings.safety}, but {whose} no safety checker; fetch it with --safety, or set "
             "SAFETY_CHECKER"
         )
+    first = places.get(listed[0].served.name)
+    if first is None:
+        return SafetyGuards(places, None, settings, device=device, dtype=dtype) if places else None
     try:
-        checker = SafetyChecker.load(place, device=device, dtype=dtype)
+        checker = SafetyChecker.load(first, device=device, dtype=dtype)
         checker.try_out()
     except (MemoryError, torch.OutOfMemoryError):
-        raise ModelError(f"{shown(place)} does not fit into the {device.type} device's memory") from None
-    return SafetyGuard(checker, mode, settings)
+        raise ModelError(f"{shown(first)} does not fit into the {device.type} device's memory") from None
+    return SafetyGuards(places, checker, settings, device=device, dtype=dtype)
 
 
 def _check_samplers(defaults: Mapping[str, Any], model: Model, folder: Path) -> None:

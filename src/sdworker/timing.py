@@ -18,5 +18,10 @@ class Stopwatch:
         self._laps_ms[name] = (now - self._last) * 1000
         self._last = now
 
+    @property
+    def seconds(self) -> float:
+        """Of all laps."""
+        return sum(self._laps_ms.values()) / 1000
+
     def __str__(self) -> str:
         return ", ".join(f"{name} {spent:.0f} ms" for name, spent in self._laps_ms.items())

@@ -9,7 +9,7 @@ their own and encoded in threads, the engine has its own thread, so any number o
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdworker.answers import Done, answer_of
 from sdworker.assets import AddOns
+from sdworker.budgets import CONTROLS_SHARE
 from sdworker.controls import Controls, Shown
 from sdworker.delivery import Delivery
 from sdworker.embeddings import Embeddings
@@ -40,7 +42,7 @@ from sdworker.loras import Loras
 from sdworker.pictures import PictureLimits, encode_image
 from sdworker.reading import reading_of
 from sdworker.request import Contract, Request
-from sdworker.safety import SafetyGuard
+from sdworker.safety import SafetyGuard, SafetyGuards
 from sdworker.settings import Settings
 from sdworker.start_picture import StartPicture
 from sdworker.timing import Stopwatch
@@ -49,7 +51,6 @@ __all__ = ["Worker"]
 
 log = logging.getLogger(__name__)
 
-_CONTROLS_SHARE = 1 / 4  # of the memory that is free once the model is loaded, for ControlNets
 _ADD_ONS_SHARE = 1 / 8  # of free memory, for LoRA files as they were read
 
 
@@ -72,12 +73,14 @@ class Worker:
         models: ModelPool,
         contract: Contract,
         *,
-        guard: SafetyGuard | None = None,
+        guards: SafetyGuards | None = None,
+        control_bytes: int | None = None,
     ) -> None:
         """
         Args:
             models: those the engine draws with, by the names that the contract knows.
-            guard: judges what is drawn; None: nothing is judged.
+            guards: judge what is drawn; None: nothing is judged.
+            control_bytes: most memory of each model's ControlNets. None: a share of what is free.
         """
         self.contract = contract
         self.engine = engine
@@ -88,7 +91,8 @@ class Worker:
         self._limits = PictureLimits.from_settings(settings)
         self._beside: dict[Model, _Beside] = {}
         models.when_leaving(lambda model: self._beside.pop(model, None))
-        self._guard = guard
+        self._guards = guards
+        self._control_bytes = control_bytes
         self._upscalers = Upscalers(engine, self.add_ons)
         self._concurrency = settings.concurrency
         self._compiles = settings.compile
@@ -129,6 +133,12 @@ class Worker:
         await self.engine.prepare(rows=2)
         self.engine.calibrate_when_idle()
 
+    async def answer(
+        self, job: Mapping[str, Any], on_step: OnStep | None = None, previews: Previews | None = None
+    ) -> list[dict[str, Any]] | dict[str, Any]:
+        """A job's output as the deployment answers (`ANSWER`); else as `run`."""
+        return answer_of(await self._carry_out(job, on_step, previews), self._settings.answer)
+
     async def run(
         self, job: Mapping[str, Any], on_step: OnStep | None = None, previews: Previews | None = None
     ) -> list[dict[str, Any]]:
@@ -143,6 +153,11 @@ class Worker:
         Raises:
             UserError: with a message for whoever sent it.
         """
+        return (await self._carry_out(job, on_step, previews)).images
+
+    async def _carry_out(
+        self, job: Mapping[str, Any], on_step: OnStep | None, previews: Previews | None
+    ) -> Done:
         job_id = str(job["id"])
         watch = Stopwatch()
         request = self.contract.parse(job.get("input"))
@@ -157,6 +172,7 @@ class Worker:
         watch.lap("read")
         async with self.models.use(request.model) as model:
             watch.lap("model")
+            guard = await self._guard_of(request)
             beside = self._beside_of(model)
             loras, embeddings = await asyncio.gather(
                 beside.loras.find(request.loras), beside.embeddings.find(request)
@@ -175,10 +191,10 @@ class Worker:
             images = await enlarge(self.engine, images, upscaler, size)
             watch.lap("upscale")
         flagged: set[int] = set()
-        if self._guard is not None and self._guard.looks_at(request):
-            flagged = {i for i, flag in enumerate(await self._guard.judge(self.engine, images)) if flag}
+        if guard is not None:
+            images, flagged = await guard.judge(self.engine, images)
             watch.lap("check")
-        files = await self._encode(request, drawing, images, flagged)
+        files = await self._encode(request, drawing, images)
         if request.return_control:
             files += await _encode_all(request, [(control.hint, "") for control in controls])
         watch.lap("encode")
@@ -194,7 +210,8 @@ class Worker:
             {"seed": seed} | ({"nsfw": True} if i in flagged else {}) for i, seed in enumerate(drawing.seeds)
         ]
         told += [{"control": number} for number in range(len(files) - len(images))]
-        return [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
+        output = [{"image": image, **facts} for image, facts in zip(delivered, told, strict=True)]
+        return Done(request, size, output, watch.seconds)
 
     async def _draw(
         self,
@@ -233,7 +250,7 @@ class Worker:
         if beside is None:
             most_bytes = int(_ADD_ONS_SHARE * free_bytes(torch.device("cpu")))
             read_loras: Shelf[LoraWeights] = Shelf(
-                partial(read_lora, targets=model.adapters.targets), most_bytes=most_bytes
+                partial(read_lora, directory=model.adapters.directory), most_bytes=most_bytes
             )
             read_embeddings: Shelf[Vectors] = Shelf(
                 partial(read_vectors, widths=model.text_widths), most_bytes=most_bytes // 8
@@ -241,9 +258,15 @@ class Worker:
             beside = self._beside[model] = _Beside(
                 Loras(self.add_ons, read_loras),
                 Embeddings(self.add_ons, read_embeddings),
-                Controls(self.add_ons, _control_nets(self._settings, model), self._limits),
+                Controls(self.add_ons, self._control_nets(model), self._limits),
             )
         return beside
+
+    def _control_nets(self, model: Model) -> ControlNets:
+        budget = self._control_bytes
+        if budget is None:
+            budget = int(CONTROLS_SHARE * free_bytes(model.device))
+        return ControlNets(model, budget_bytes=budget, channels_last=self._settings.channels_last)
 
     async def _drawing_of(self, request: Request, start: StartPicture | None = None) -> Drawing:
         """The request as the engine draws it, with the picture that it starts from brought to size."""
@@ -277,17 +300,16 @@ class Worker:
             reading=reading_of(request, most_tokens=self._most_tokens),
         )
 
-    async def _encode(
-        self, request: Request, drawing: Drawing, images: list[np.ndarray], flagged: Collection[int]
-    ) -> list[bytes]:
-        """The images as files, each with its own generation data; those that are flagged as the guard has them."""
+    async def _guard_of(self, request: Request) -> SafetyGuard | None:
+        if self._guards is None:
+            return None
+        return await self._guards.of(request.model or self.contract.served.first.name, request, self.engine)
+
+    async def _encode(self, request: Request, drawing: Drawing, images: Sequence[np.ndarray]) -> list[bytes]:
+        """The images as files, each with its own generation data."""
         size, model = (drawing.width, drawing.height), request.model or ""
-        shown = list(images)
-        if self._guard is not None:
-            for number in flagged:
-                shown[number] = await asyncio.to_thread(self._guard.treat, images[number])
         told = [parameters_text(request, seed=seed, size=size, model=model) for seed in drawing.seeds]
-        return await _encode_all(request, list(zip(shown, told, strict=True)))
+        return await _encode_all(request, list(zip(images, told, strict=True)))
 
 
 async def _encode_all(request: Request, pictures: Sequence[tuple[np.ndarray, str]]) -> list[bytes]:
@@ -295,15 +317,4 @@ async def _encode_all(request: Request, pictures: Sequence[tuple[np.ndarray, str
     encode = partial(encode_image, format=request.output_format, quality=request.output_quality)
     return await asyncio.gather(
         *(asyncio.to_thread(encode, pixels, parameters=parameters) for pixels, parameters in pictures)
-    )
-
-
-def _control_nets(settings: Settings, model: Model) -> ControlNets:
-    budget_mb = settings.controlnet_memory_mb
-    return ControlNets(
-        model,
-        budget_bytes=int(_CONTROLS_SHARE * free_bytes(model.device))
-        if budget_mb is None
-        else budget_mb * 2**20,
-        channels_last=settings.channels_last,
     )

@@ -256,7 +256,7 @@ def test_ctrl_c_ends_it_amid_the_drawing() -> None:
         try:
             shown = read_until(ours, b"/500")
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=180)
         finally:
             process.kill()
     shown += read_until(ours, b"interrupted")
@@ -270,6 +270,6 @@ def read_until(terminal: int, wanted: bytes) -> bytes:
     """What the terminal shows, up to and with `wanted`; an error when that does not come."""
     shown = b""
     while wanted not in shown:
-        assert select.select([terminal], [], [], 60)[0], shown
+        assert select.select([terminal], [], [], 180)[0], shown
         shown += os.read(terminal, 4096)
     return shown

@@ -40,6 +40,10 @@ SDXL = {
     "num_inference_steps": 25, "refiner_inference_steps": 50, "guidance_scale": 7.5, "strength": 0.3,
     "high_noise_frac": 0.8, "seed": 42, "scheduler": "K_EULER", "num_images": 1,
 }  # fmt: skip
+TURBO = {
+    "prompt": "a majestic steampunk dragon", "negative_prompt": "blurry, low quality", "height": 512, "width": 512,
+    "num_inference_steps": 1, "guidance_scale": 0.0, "seed": 1337, "num_images": 1,
+}  # fmt: skip
 COG_SDXL = {
     "width": 768, "height": 768, "prompt": "an astronaut", "refine": "no_refiner", "scheduler": "K_EULER",
     "lora_scale": 0.6, "num_outputs": 1, "guidance_scale": 7.5, "apply_watermark": True, "high_noise_frac": 0.8,
@@ -62,11 +66,13 @@ def refusal(contract: Contract, **given: Any) -> str:
 @pytest.fixture
 def v1(monkeypatch: pytest.MonkeyPatch) -> Contract:
     monkeypatch.setenv("V1_DEFAULTS", "1")
-    return Contract(Settings(), (64, 64))
+    return Contract(Settings(max_pixels=1024 * 1024), (64, 64))
 
 
 @pytest.mark.parametrize(
-    "job", [TXT2IMG, IMG2IMG, SDXL, COG_SDXL, V1], ids=["txt2img", "img2img", "sdxl", "cog", "v1"]
+    "job",
+    [TXT2IMG, IMG2IMG, SDXL, {**SDXL, "image_url": None}, TURBO, COG_SDXL, V1],
+    ids=["txt2img", "img2img", "sdxl", "sdxl without a picture", "turbo", "cog", "v1"],
 )
 def test_a_whole_job_with_every_key_runs_unchanged(contract: Contract, job: dict[str, Any]) -> None:
     before = dict(job)

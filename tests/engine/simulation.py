@@ -2,10 +2,10 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from sdworker.engine.batch import Costs, choose
-from sdworker.engine.costs import Shape, StepCosts
+from sdworker.engine.batch import Costs, choose, step_seconds
+from sdworker.engine.costs import Led, Shape, StepCosts
 
 SHAPE: Shape = (16, 16)
 # Seconds of a step by rows: two CPU cores with the embedded model as measured; a card that two rows fill; one on
@@ -33,9 +33,14 @@ class Job:
     to_load: int = 0
     adapter_bytes: int = 0
     most_adapter_bytes: int = 0
+    leads: tuple[Led, ...] = ()
 
     def __post_init__(self) -> None:
         self.evaluations_left = self.evaluations
+
+    @property
+    def led(self) -> tuple[Led, ...]:
+        return tuple(replace(lead, evaluations_left=self.evaluations_left) for lead in self.leads)
 
     @property
     def latency(self) -> float:
@@ -43,7 +48,12 @@ class Job:
 
     def slowdown(self, costs: Costs) -> float:
         """How many times as long as alone."""
-        return self.latency / (self.evaluations * costs.seconds(self.rows, self.group))
+        return self.latency / (self.evaluations * step_seconds([self], costs))
+
+
+def led(net: str, *, rows: int = 2, share: float = 1 / 3, now: bool = True, evaluations: int = 25) -> Led:
+    """Rows that a ControlNet leads all the way."""
+    return Led(net, share, rows, now, evaluations, evaluations)
 
 
 Policy = Callable[[Sequence[Job], Costs], list[Job]]
@@ -62,7 +72,7 @@ def first_come_first_served(waiting: Sequence[Job], costs: Costs) -> list[Job]:
 
 def simulate(jobs: Sequence[Job], costs: Costs, policy: Policy = choose) -> list[Job]:
     """The jobs, served; those given stay as they are. Arrivals are taken in at the next step."""
-    served = [Job(job.at, job.evaluations, job.rows, job.group) for job in jobs]
+    served = [Job(job.at, job.evaluations, job.rows, job.group, leads=job.leads) for job in jobs]
     coming = sorted(served, key=lambda job: job.at, reverse=True)
     waiting: list[Job] = []
     now = 0.0
@@ -72,7 +82,7 @@ def simulate(jobs: Sequence[Job], costs: Costs, policy: Policy = choose) -> list
         while coming and coming[-1].at <= now:
             waiting.append(coming.pop())
         chosen = policy(waiting, costs)
-        seconds = costs.seconds(sum(job.rows for job in chosen), chosen[0].group)
+        seconds = step_seconds(chosen, costs)
         now += seconds
         for job in waiting:
             job.age += seconds

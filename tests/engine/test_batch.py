@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdworker.engine.batch import choose, who_may_begin
+from sdworker.engine.batch import choose, step_seconds, who_may_begin
 from sdworker.engine.costs import StepCosts
 from tests.engine.simulation import (
     CPU,
@@ -18,6 +18,7 @@ from tests.engine.simulation import (
     Job,
     arrivals,
     first_come_first_served,
+    led,
     simulate,
 )
 
@@ -32,6 +33,10 @@ def waiting_jobs(draw: st.DrawFn) -> Job:
         draw(st.integers(1, 100)),
         draw(st.integers(1, 40)),
         draw(st.sampled_from([SHAPE, (8, 8), (32, 16)])),
+    )
+    job.leads = tuple(
+        led(net, rows=job.rows, now=draw(st.booleans()), evaluations=job.evaluations)
+        for net in draw(st.sets(st.sampled_from(["edges", "depth"])))
     )
     job.evaluations_left = draw(st.integers(1, job.evaluations))
     job.age = draw(st.floats(0, 10))
@@ -131,6 +136,50 @@ class TestTextsOfDifferentLengths:
             job.text_length = 77 * data.draw(st.integers(1, 10))
         lengths = [job.text_length for job in choose(waiting, costs)]
         assert math.lcm(*lengths) <= 4 * max(lengths)
+
+
+class TestRowsThatControlNetsLead:
+    def test_a_step_takes_its_nets_forwards_too_each_once_for_all_its_rows(self) -> None:
+        plain, first, second = Job(0.0, 25), Job(0.0, 25, leads=(led("edges"),)), Job(0.0, 25, rows=4)
+        second.leads = led("edges", rows=4), led("depth", rows=2)
+        both = CPU.seconds(8, SHAPE) + (CPU.seconds(6, SHAPE) + CPU.seconds(2, SHAPE)) / 3
+        assert step_seconds([plain, first, second], CPU) == pytest.approx(both)
+        assert step_seconds([plain], CPU) == CPU.seconds(2, SHAPE)
+
+    def test_a_net_that_does_not_count_just_now_costs_nothing_just_now(self) -> None:
+        later = Job(0.0, 25, leads=(led("edges", now=False),))
+        assert step_seconds([later], CPU) == CPU.seconds(2, SHAPE)
+
+    def test_of_two_of_as_many_steps_the_one_without_is_the_shorter(self) -> None:
+        with_net, plain = Job(0.0, 25, leads=(led("edges"),)), Job(0.0, 25)
+        assert choose([with_net, plain], CPU) == [plain, with_net]
+
+    def test_one_that_is_much_longer_by_its_nets_does_not_slow_a_short_one(self) -> None:
+        short, longer = Job(0.0, 10), Job(0.0, 28)
+        assert choose([longer, short], CPU) == [short, longer]
+        longer.leads = (led("edges", evaluations=28),)
+        assert choose([longer, short], CPU) == [short]
+
+    def test_one_whose_net_would_run_for_it_alone_joins_later_than_one_whose_net_runs_anyway(self) -> None:
+        """A forward of two rows costs such a card nearly what one of eight does."""
+        short = Job(0.0, 10, leads=(led("edges", share=3.0, evaluations=10),))
+        long = Job(0.0, 60, leads=(led("edges", share=3.0, evaluations=60),))
+        assert choose([long, short], LARGE_GPU) == [short, long]
+        long.leads = (led("depth", share=3.0, evaluations=60),)
+        assert choose([long, short], LARGE_GPU) == [short]
+
+    @on_every_machine
+    def test_over_thousands_of_arrivals_nobody_starves(self, costs: StepCosts) -> None:
+        jobs = arrivals(1000, 0.7, costs, seed=5, evaluations=[10, 25, 50], rows=[2, 2, 4])
+        for number, job in enumerate(jobs):
+            if number % 2:
+                job.leads = (led("edges", rows=job.rows, evaluations=job.evaluations),)
+        ours, fair = (
+            [job.slowdown(costs) for job in simulate(jobs, costs, policy)]
+            for policy in (choose, first_come_first_served)
+        )
+        assert statistics.mean(ours) < statistics.mean(fair)
+        assert max(ours) < max(fair)
 
 
 class TestOnlySomeCanHavePart:

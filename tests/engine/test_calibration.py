@@ -120,7 +120,7 @@ async def test_the_engine_takes_its_limit_from_what_was_measured(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not condition():  # noqa: ASYNC110 - the engine tells nobody
             await asyncio.sleep(0.01)
 

@@ -1,11 +1,11 @@
 """Who is served between two steps, piece by piece: pure bookkeeping."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
 
-from sdworker.engine.chores import Chore, Chores
+from sdworker.engine.chores import Chore, Chores, Joint
 
 
 class Here:
@@ -101,3 +101,76 @@ def test_a_failure_is_explained_and_told_once() -> None:
     one.fail(RuntimeError("second"))
     with pytest.raises(ValueError, match="it: first"):
         one.result.result()
+
+
+def alike(name: str, calls: list[list[str]], *, pieces: int = 1, most: int = 3, bad: str = "") -> Chore[str]:
+    """One whose pieces can be done with those of others; each call is noted, and fails where it has a bad one."""
+
+    def run(given: Sequence[str]) -> list[str]:
+        calls.append(list(given))
+        if bad in given:
+            raise ValueError(f"{bad} is bad")
+        return [one.upper() for one in given]
+
+    def work(_shortages: int) -> Generator[Joint, str, Here]:
+        made = ""
+        for _ in range(pieces):
+            made += yield Joint(key="alike", given=name, run=run, most=most)
+        return Here(made)
+
+    return Chore(work, kind=name, joins="alike")
+
+
+def finish(chores: Chores) -> dict[str, str]:
+    """What comes of each, done as the engine does them."""
+    results = {}
+    while (one := chores.next()) is not None:
+        for done in one.do_piece(chores.mates_of(one)):
+            chores.remove(done)
+            assert done.coming is not None
+            results[str(done.kind)] = done.coming.get()
+    return results
+
+
+def test_like_pieces_of_several_jobs_are_done_as_one_up_to_what_one_may_take() -> None:
+    calls: list[list[str]] = []
+    chores = Chores()
+    chores.add([alike("a", calls), alike("b", calls)])
+    for name in ("c", "d", "e"):
+        chores.add([alike(name, calls, pieces=2 if name == "e" else 1)])
+    assert finish(chores) == {"a": "A", "b": "B", "c": "C", "d": "D", "e": "EE"}
+    assert calls == [["a", "b", "c"], ["d", "e"], ["e"]]
+
+
+def test_what_nobody_wants_any_more_is_not_done_with_others() -> None:
+    calls: list[list[str]] = []
+    chores = Chores()
+    chores.add([alike("a", calls)])
+    left = alike("b", calls)
+    left.cancelled = True
+    chores.add([left, chore("c")])
+    one = chores.next()
+    assert one is not None
+    one.do_piece(chores.mates_of(one))
+    assert calls == [["a"]]
+
+
+def test_where_they_fail_together_only_the_one_at_fault_fails() -> None:
+    calls: list[list[str]] = []
+    chores = Chores()
+    jobs = [alike(name, calls, bad="b") for name in ("a", "b", "c")]
+    for job in jobs:
+        chores.add([job])
+    done, failed = [], []
+    while (one := chores.next()) is not None:
+        try:
+            finished = one.do_piece(chores.mates_of(one))
+        except ValueError:
+            failed.append(one)
+            chores.remove(one)
+        else:
+            done += finished
+            for each in finished:
+                chores.remove(each)
+    assert failed == [jobs[1]]
+    assert done == [jobs[0], jobs[2]]

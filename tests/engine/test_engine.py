@@ -98,7 +98,7 @@ async def failure_of(drawn: "Awaitable[list[np.ndarray]]") -> BaseException | No
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while not condition():  # noqa: ASYNC110 - the engine tells nobody
             await asyncio.sleep(0.01)
 
@@ -215,7 +215,7 @@ class TestIdleTime:
         monkeypatch.setattr(networks, "prepare_wanted", wanted.pop)
         engine = Engine(networks, max_rows=8)
         assert len(await engine.draw(PLAIN)) == 1
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while wanted:  # noqa: ASYNC110 - the engine tells nobody
                 await asyncio.sleep(0.01)
         assert len(await engine.draw(PLAIN)) == 1

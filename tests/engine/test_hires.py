@@ -113,7 +113,7 @@ async def test_an_inpainting_unet_repaints_again_too(
 async def test_both_passes_are_drawn_with_the_jobs_loras(
     engine: Engine, networks: RecordingModel, model: Path
 ) -> None:
-    weights = read_lora(LORAS / "pencil.safetensors", networks.adapters.targets)
+    weights = read_lora(LORAS / "pencil.safetensors", networks.adapters.directory)
     lora = LoraUse("pencil", weights, 0.9, 0.0)
     reference = Reference(model)
     merge(reference._text.unet.requires_grad_(False), weights.parts["unet"], 0.9)

@@ -22,6 +22,7 @@ from sdworker.engine.networks.families import load_model, weights_bytes
 from sdworker.engine.networks.model import Loading, Model
 from sdworker.engine.networks.sharing import SharedWeights
 from sdworker.engine.pool import ModelPool, Pooled
+from sdworker.engine.unet_input import UNetInput
 from sdworker.errors import UserError
 
 from .conftest import CPU
@@ -125,7 +126,7 @@ async def test_one_who_waits_for_room_does_not_wait_for_ever(model: Path) -> Non
             await bench.draw("b")
             drawn["b"] += 1
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await asyncio.gather(busy(), busy(), other())
         assert bench.loads[0] == "b"
         assert 3 <= drawn["a"] <= 12
@@ -156,6 +157,36 @@ async def test_a_load_holds_up_nobody_who_draws(three: Bench) -> None:
         await three.engine.draw(drawing, on_step, model=first)
         await coming
     assert three.loads == ["b"]
+
+
+async def test_a_switch_to_a_model_that_is_there_costs_no_step(
+    three: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the engine does for a job behind one of another model is what it does for one behind its own's."""
+    events: list[str] = []
+    denoise = Model.denoise
+
+    def noted(model: Model, inputs: UNetInput) -> torch.Tensor:
+        events.append("denoise")
+        return denoise(model, inputs)
+
+    monkeypatch.setattr(Model, "denoise", noted)
+    three.before_load = lambda name: events.append("load")
+    await asyncio.gather(three.draw("a"), three.draw("b"))
+    assert events.count("load") == 1
+    happened: dict[str, list[str]] = {}
+    for order in ("aa", "ab", "ba", "bb"):
+        events.clear()
+        for name in order:
+            await three.draw(name)
+        happened[order] = list(events)
+    assert happened["aa"] == ["denoise"] * 2 * PLAIN.steps
+    assert all(one == happened["aa"] for one in happened.values())
+    events.clear()
+    await asyncio.gather(*(three.draw(name) for name in "abab"))
+    # Those of a model share their steps, and nothing else is computed for there being two.
+    assert 2 * PLAIN.steps <= len(events) <= 4 * PLAIN.steps
+    assert set(events) == {"denoise"}
 
 
 class TestFaults:

@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_in_tiles_it_is_the_whole_picture(size: tuple[int, int], monkeypatch: py
     pixels = noise(*size)
     large, tiles = done(load().chore(pixels))
     assert large.shape == (2 * size[0], 2 * size[1], 3)
-    assert tiles > 3
+    assert tiles >= 3
     assert np.abs(large.astype(int) - whole(EMOJI, pixels)).max() <= 1
 
 
@@ -79,7 +80,7 @@ def test_of_an_esrgan_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ours = load(file)
     assert ours.scale == 4
     large, tiles = done(ours.chore(pixels))
-    assert tiles == 3 * 4 + 1
+    assert tiles == 3 * 4
     assert np.abs(large.astype(int) - whole(file, pixels)).max() <= 1
 
 
@@ -149,9 +150,40 @@ def as_nan(folder: Path) -> Path:
     return file
 
 
+def save_compact(file: Path, *, scale: int, channels: int = 3) -> Path:
+    """A small network of Real-ESRGAN's compact kind, with random weights."""
+    reading.read(EMOJI, "it")  # has spandrel imported, whether or not there is torchvision
+    from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+
+    torch.manual_seed(2)
+    network = SRVGGNetCompact(
+        num_in_ch=channels, num_out_ch=channels, num_feat=16, num_conv=2, upscale=scale, act_type="prelu"
+    )
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
+    return file
+
+
+def as_one(folder: Path) -> Path:
+    return save_compact(folder / "bad.safetensors", scale=1)
+
+
+def as_grey(folder: Path) -> Path:
+    return save_compact(folder / "bad.safetensors", scale=2, channels=1)
+
+
+def test_one_that_enlarges_three_times_does(tmp_path: Path) -> None:
+    file = save_compact(tmp_path / "x3.safetensors", scale=3)
+    pixels = noise(30, 50)
+    large, _ = done(load(file).chore(pixels))
+    assert large.shape == (90, 150, 3)
+    assert np.abs(large.astype(int) - whole(file, pixels)).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (as_one, "does not enlarge pictures"),
+        (as_grey, "is for pictures of 1 channels, not for RGB"),
         (as_pickle, "holds more than weights .*exec.* convert it to safetensors"),
         (as_old_pickle, "'bad' (holds more than weights|cannot be read)"),
         (as_pickle_by_another_name, "'bad' cannot be read"),
@@ -174,6 +206,19 @@ def test_nobody_else_finds_the_torchvision_that_stood_in() -> None:
     reading.read(EMOJI, "it")
     stand_in = sys.modules.get("torchvision")
     assert stand_in is None or stand_in.__spec__ is not None
+
+
+def counted(it: Upscaler) -> list[int]:
+    """Of each forward from now on, how many tiles it has."""
+    described, forwards = it._described, []
+
+    def noted(image: torch.Tensor) -> torch.Tensor:
+        forwards.append(len(image))
+        return described(image)
+
+    noted.to = lambda _where: noted  # type: ignore[attr-defined]
+    it._described = noted
+    return forwards
 
 
 class TestInTheEngine:
@@ -203,6 +248,36 @@ class TestInTheEngine:
         long.cancel()
         await asyncio.gather(long, return_exceptions=True)
         engine.close()
+
+    async def test_small_pictures_of_several_jobs_go_through_in_one_forward(
+        self, networks: RecordingModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No more of them than take as long as the largest tile; each comes out as alone."""
+        engine = Engine(networks, max_rows=4)
+        it = load()
+        monkeypatch.setitem(upscaler._BUDGET, "cpu", 5 * 40 * 60 * it._weights)
+        forwards = counted(it)
+        gate = threading.Event()
+        engine.call(gate.wait)
+        pictures = [noise(40, 60) + i for i in range(8)]
+        jobs = [[one] for one in pictures[:5]] + [pictures[5:]]
+        made = [asyncio.create_task(engine.do([it.chore(one) for one in job])) for job in jobs]
+        other = asyncio.create_task(engine.do([it.chore(noise(41, 60))]))
+        while len(engine._inbox) < len(jobs) + 1:  # noqa: ASYNC110 - of a queue there is no event
+            await asyncio.sleep(0.01)
+        gate.set()
+        large = [image for images in await asyncio.gather(*made) for image in images]
+        await other
+        engine.close()
+        assert sorted(forwards) == [1, 3, 5]
+        for picture, image in zip(pictures, large, strict=True):
+            assert np.abs(image.astype(int) - whole(EMOJI, picture)).max() <= 1
+
+    def test_together_they_take_no_longer_than_the_largest_tile(self) -> None:
+        it = load()
+        for side in (20, 64, 100, it.tile_side(), 500):
+            together = it.tiles_at_once(side, side) * side**2
+            assert together <= max(side, it.tile_side() + 1) ** 2
 
     @pytest.mark.parametrize(("times", "fails"), [(2, False), (99, True)])
     async def test_where_memory_lacks_tiles_become_smaller_until_the_job_fails_by_name(

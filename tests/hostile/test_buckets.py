@@ -795,7 +795,7 @@ def own_bucket(monkeypatch: pytest.MonkeyPatch, url: str, **other: str) -> Deliv
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while not holds():  # noqa: ASYNC110 - there is no event for what another process or thread does
             await asyncio.sleep(0.01)
 

@@ -228,7 +228,7 @@ def test_a_cache_that_cannot_be_kept_is_a_warning(
     [
         ({"DEVICE": "cuda"}, "DEVICE"),
         ({"MAX_PIXELS": "4096"}, "MAX_PIXELS"),
-        ({"DEFAULT_WIDTH": "2048", "DEFAULT_HEIGHT": "2048"}, "MAX_PIXELS"),
+        ({"DEFAULT_WIDTH": "2048", "DEFAULT_HEIGHT": "2048", "MAX_PIXELS": "1048576"}, "MAX_PIXELS"),
         ({"ATTENTION": "xformers"}, "ATTENTION=xformers"),
         ({"DEFAULT_SCHEDULER": "DPM++ 3M SDE Exponential", "DEFAULT_STEPS": "1"}, "DEFAULT_S"),
         ({"BUCKET_NAME": "a"}, "BUCKET_ENDPOINT_URL"),

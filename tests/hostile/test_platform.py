@@ -271,7 +271,7 @@ def offers_of(served: Served, job_id: str) -> int:
 
 
 async def seen(served: Served, text: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while text not in served.worker.text:  # noqa: ASYNC110 - a log tells nobody
             await asyncio.sleep(0.02)
 
@@ -364,7 +364,7 @@ def unpark(served: Served) -> None:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 

@@ -127,7 +127,7 @@ async def test_sigterm_gives_up_a_result_after_the_grace_and_says_which(answer: 
     faults.of_results("lost", *[answer] * 1000)
     async with running_worker(middlewares=(faults.middleware,), SHUTDOWN_GRACE_S="1", **FAST_PINGS) as worker:
         worker.platform.submit("lost", **JOB)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while not faults.offers:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         worker.terminate()
@@ -147,7 +147,7 @@ async def test_sigterm_twice_loses_nothing() -> None:
 
 async def test_sigterm_while_the_model_loads_ends_it() -> None:
     async with running_worker() as worker:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while "loading" not in worker.text:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         worker.terminate()
@@ -216,7 +216,7 @@ async def draws_and_ends(standin: Platform, process: asyncio.subprocess.Process,
         assert "output" in await standin.result(f"job-{i}")
     await standin.until(lambda: standin.parked == 1)
     process.terminate()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         assert await process.wait() == 0
 
 

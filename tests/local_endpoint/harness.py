@@ -27,7 +27,7 @@ FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T | None], timeout_s: float = 60, pause_s: float = 0.05) -> T:
+def eventually(look: Callable[[], T | None], timeout_s: float = 180, pause_s: float = 0.05) -> T:
     """What `look` returns once it is true."""
     end_s = time.monotonic() + timeout_s
     while True:
@@ -62,8 +62,8 @@ class Endpoint:
         self.options = options
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.log = folder.parent / f"{folder.name}.log"
-        self.http = httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
-        self.worker_http = httpx.Client(headers={"Authorization": WORKER_KEY}, timeout=60)
+        self.http = httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=180)
+        self.worker_http = httpx.Client(headers={"Authorization": WORKER_KEY}, timeout=180)
         self.process: subprocess.Popen[bytes] | None = None
         self._workers: list[subprocess.Popen[bytes]] = []
 
@@ -101,7 +101,7 @@ class Endpoint:
             kill_group(worker)
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(180)
         self.http.close()
         self.worker_http.close()
 
@@ -166,7 +166,7 @@ class Endpoint:
         return process
 
     def wait_ready(self, workers: int = 1) -> None:
-        eventually(lambda: self.health()["workers"]["ready"] >= workers, timeout_s=60)
+        eventually(lambda: self.health()["workers"]["ready"] >= workers, timeout_s=180)
 
 
 class ThreadEndpoint(Endpoint):

@@ -146,7 +146,7 @@ class TestSubmit:
         ran = submitted(f"http://127.0.0.1:{free_port()}", tmp_path)
         assert ran.returncode == 1
         assert "cannot be reached: Connection refused" in ran.stderr
-        assert time.monotonic() - start_s < 20  # most of it is Python's own start
+        assert time.monotonic() - start_s < 60  # most of it is Python's own start
 
     def test_ctrl_c_cancels_the_job(self, served: Endpoint, tmp_path: Path) -> None:
         options = ["--endpoint", served.url, "--key", KEY, "--out", str(tmp_path), "--set", "sleep_s=60"]
@@ -156,7 +156,7 @@ class TestSubmit:
         said = process.stderr.readline()
         (job_id,) = {job["id"] for job in requests(served)} - known
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=180)
         assert process.returncode == 130
         assert (said + stderr).decode().splitlines() == [f"job {job_id}", "sdworker: cancelled"]
         assert served.status(str(job_id))["status"] == "CANCELLED"
@@ -318,7 +318,7 @@ class TestManage:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=180,
         ).stdout
         ask = (
             'complete_line() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); '
@@ -327,7 +327,7 @@ class TestManage:
             "complete_line sdworker completion f\n"
         )
         ran = subprocess.run(
-            ["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True, timeout=60
+            ["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True, timeout=180
         )
         assert ran.stdout.split() == ["submit", "--parallel", "fish"]
 
@@ -378,7 +378,7 @@ class TestBatch:
         log = tmp_path / "out" / "jobs-log.jsonl"
         line = self.line(served, jobs, "--parallel", "6")
         process = subprocess.Popen([sys.executable, "-m", "sdworker.cli", *line], stderr=subprocess.DEVNULL)
-        eventually(lambda: log.exists() and log.read_bytes().count(b"\n") >= 6, timeout_s=60)
+        eventually(lambda: log.exists() and log.read_bytes().count(b"\n") >= 6, timeout_s=180)
         process.kill()
         process.wait()
         with log.open("a") as file:
@@ -397,9 +397,9 @@ class TestBatch:
         process = subprocess.Popen(
             [sys.executable, "-m", "sdworker.cli", *line], stderr=subprocess.PIPE, text=True
         )
-        eventually(lambda: log.exists() and log.read_bytes().count(b"\n") >= 3, timeout_s=60)
+        eventually(lambda: log.exists() and log.read_bytes().count(b"\n") >= 3, timeout_s=180)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=180)
         assert process.returncode == 130
         assert "interrupted; 0 of 9 are done, the same command goes on" in stderr
         assert "Traceback" not in stderr
@@ -543,12 +543,12 @@ class TestServe:
             line = process.stdout.readline()
             assert line, (folder / "log").read_text()
             printed += line
-        http = httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+        http = httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=180)
 
         # Both workers are ready when it says so, and the printed line works as it is.
         assert http.get(f"{url}/health").json()["workers"]["ready"] == 2
         curl = printed.split("Try it:")[1]
-        ran = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60, check=True)
+        ran = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=180, check=True)
         assert '"status":"COMPLETED"' in ran.stdout
 
         # A worker that is killed is started again, and its job is not lost.
@@ -581,7 +581,7 @@ class TestServe:
         last = http.post(f"{url}/run", json={"input": {"sleep_s": 1}}).json()["id"]
         eventually(lambda: http.get(f"{url}/status/{last}").json()["status"] == "IN_PROGRESS")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, (folder / "log").read_text()
+        assert process.wait(180) == 0, (folder / "log").read_text()
         eventually(lambda: not processes_of(folder))
         again = Endpoint(folder / "data")
         again.start()
@@ -602,18 +602,20 @@ class TestServe:
             *("--input-schema", str(SDK_WORKER.with_name("input_schema.json"))),
         )
         env = {**os.environ, "TEST_FOLDER": str(tmp_path)}
-        http = httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+        http = httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=180)
         url = f"http://127.0.0.1:{port}/v2/stable-diffusion-v1"
 
         def start() -> "subprocess.Popen[bytes]":
             with (tmp_path / "log").open("ab") as log:
                 process = subprocess.Popen(line, stdout=log, stderr=log, env=env)
-            eventually(lambda: answers(http, url, process), timeout_s=60)
+            eventually(lambda: answers(http, url, process), timeout_s=180)
             return process
 
         process = start()
         job_id = http.post(f"{url}/run", json={"input": {"until": str(tmp_path / "go")}}).json()["id"]
-        eventually(lambda: http.get(f"{url}/status/{job_id}").json()["status"] == "IN_PROGRESS", timeout_s=60)
+        eventually(
+            lambda: http.get(f"{url}/status/{job_id}").json()["status"] == "IN_PROGRESS", timeout_s=180
+        )
         (pid, _), *others = json.loads((tmp_path / "data" / "workers.json").read_text()).values()
         assert not others
         process.kill()
@@ -622,7 +624,7 @@ class TestServe:
             os.killpg(pid, signal.SIGKILL)
         process = start()
         if worker_too:
-            eventually(lambda: http.get(f"{url}/health").json()["jobs"]["retried"] == 1, timeout_s=60)
+            eventually(lambda: http.get(f"{url}/health").json()["jobs"]["retried"] == 1, timeout_s=180)
         (tmp_path / "go").write_text("")
         try:
             done = eventually(
@@ -637,13 +639,13 @@ class TestServe:
             assert http.get(f"{url}/health").json()["jobs"]["retried"] == worker_too
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
+            assert process.wait(180) == 0
         eventually(lambda: not processes_of(tmp_path))
         assert json.loads((tmp_path / "data" / "workers.json").read_text()) == {}
 
     def test_a_port_in_use_is_named_with_the_remedy(self, shared: Endpoint, tmp_path: Path) -> None:
         line = command("serve", "--port", str(shared.port), "--data", str(tmp_path / "data"))
-        ran = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        ran = subprocess.run(line, capture_output=True, text=True, timeout=180, check=False)
         assert ran.returncode == 1
         assert f"port {shared.port} of 127.0.0.1 is in use; name another with --port" in ran.stderr
         assert "Traceback" not in ran.stderr
@@ -652,7 +654,7 @@ class TestServe:
         handler = tmp_path / "handler.py"
         handler.write_text("import sys; sys.exit(7)")
         line = command("serve", "--handler", str(handler), "--port", "0", "--data", str(tmp_path / "data"))
-        ran = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        ran = subprocess.run(line, capture_output=True, text=True, timeout=180, check=False)
         assert ran.returncode == 1
         assert "worker local-1 ended with exit code 7" in ran.stderr
         assert "Traceback" not in ran.stderr
@@ -666,7 +668,7 @@ class TestServe:
         process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=env)
         eventually(lambda: len(processes_of(tmp_path)) >= 2)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=180)
         assert process.returncode == 0, stderr
         assert "Traceback" not in stderr
         eventually(lambda: not processes_of(tmp_path))

@@ -244,7 +244,7 @@ class TestRetention:
             return any(secret.encode() in path.read_bytes() for path in endpoint.folder.iterdir())
 
         assert on_disk()
-        eventually(lambda: not on_disk(), timeout_s=60)
+        eventually(lambda: not on_disk(), timeout_s=180)
 
 
 class TestErrors:

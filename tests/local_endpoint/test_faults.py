@@ -144,7 +144,7 @@ class TestBrokenRequests:
 
     @contextlib.contextmanager
     def connected(self, endpoint: Endpoint) -> Iterator[socket.socket]:
-        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=180) as sock:
             yield sock
 
     def test_what_is_no_http_is_answered_as_every_error_is(self, endpoint: Endpoint) -> None:

@@ -29,7 +29,7 @@ def bash(endpoint: Endpoint, command: str, cwd: Path | None = None) -> str:
         .replace("{ID}", ENDPOINT_ID)
     )
     ran = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=60, cwd=cwd, check=True
+        ["bash", "-c", command], capture_output=True, text=True, timeout=180, cwd=cwd, check=True
     )
     return ran.stdout
 
@@ -108,11 +108,11 @@ class TestPython:
     def test_run_status_and_output(self, python: runpod.Endpoint) -> None:
         job = python.run({"prompt": "dog", "seed": 7})
         assert job.status() in ("IN_QUEUE", "IN_PROGRESS", "COMPLETED")
-        assert job.output(timeout=20) == [{"image": "x" * 10, "seed": 7}]
+        assert job.output(timeout=180) == [{"image": "x" * 10, "seed": 7}]
         assert job.status() == "COMPLETED"
 
     def test_run_sync(self, python: runpod.Endpoint) -> None:
-        assert python.run_sync({"input": {"prompt": "dog"}}, timeout=30)[0]["seed"] == 1
+        assert python.run_sync({"input": {"prompt": "dog"}}, timeout=180)[0]["seed"] == 1
 
     def test_cancel_stops_the_worker_too(self, python: runpod.Endpoint, served: Endpoint) -> None:
         job = python.run({"sleep_s": 60})
@@ -145,7 +145,7 @@ class TestPython:
         async with aiohttp.ClientSession() as session:
             endpoint = runpod.AsyncioEndpoint(ENDPOINT_ID, session, api_key=KEY)
             job = await endpoint.run({"prompt": "dog"})
-            assert (await job.output(timeout=20))[0]["seed"] == 1
+            assert (await job.output(timeout=180))[0]["seed"] == 1
             assert await job.status() == "COMPLETED"
             slow = await endpoint.run({"sleep_s": 60})
             await asyncio.sleep(0.2)
@@ -183,7 +183,9 @@ def javascript(endpoint: Endpoint, npm_folder: Path, script: str) -> Any:
     path.write_text(script)
     env = {**os.environ, "KEY": KEY, "BASE": f"{endpoint.base}/v2", "ENDPOINT_ID": ENDPOINT_ID}
     try:
-        ran = subprocess.run(["node", path], env=env, capture_output=True, text=True, timeout=60, check=False)
+        ran = subprocess.run(
+            ["node", path], env=env, capture_output=True, text=True, timeout=180, check=False
+        )
     finally:
         path.unlink()
     assert ran.returncode == 0, ran.stderr

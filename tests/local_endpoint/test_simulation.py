@@ -88,7 +88,7 @@ def asking(endpoint: Endpoint) -> bool:
 def endpoint_with_worker(make_endpoint: MakeEndpoint, simulate: str, *options: str) -> Endpoint:
     endpoint = make_endpoint("--no-rate-limits", "--simulate", simulate, *options)
     endpoint.sdk_worker("sdk-1", script=SDK_WORKER, **environment(endpoint))
-    eventually(lambda: asking(endpoint), timeout_s=60)
+    eventually(lambda: asking(endpoint), timeout_s=180)
     return endpoint
 
 
@@ -110,13 +110,13 @@ def test_a_cold_start_is_delay_and_a_worker_that_initializes(
     job = client.run({"seed": 1})
     eventually(lambda: client.health()["workers"]["initializing"] == 1)
     assert job.status() == "IN_QUEUE"
-    assert job.output(timeout=60)[0]["seed"] == 1
+    assert job.output(timeout=180)[0]["seed"] == 1
     cold_ms = endpoint.status(job.job_id)["delayTime"]
     assert cold_ms >= 3000
     assert client.health()["workers"]["ready"] == 1
 
     warm = client.run({"seed": 2})
-    assert warm.output(timeout=60)[0]["seed"] == 2
+    assert warm.output(timeout=180)[0]["seed"] == 2
     assert endpoint.status(warm.job_id)["delayTime"] < cold_ms
 
 
@@ -125,7 +125,7 @@ def test_a_worker_that_idled_starts_cold_again(make_endpoint: MakeEndpoint) -> N
     endpoint = endpoint_with_worker(make_endpoint, "cold-start=2,idle=1")
     for _ in range(2):
         job_id = endpoint.run()
-        assert endpoint.final(job_id, timeout_s=60)["delayTime"] >= 2000
+        assert endpoint.final(job_id, timeout_s=180)["delayTime"] >= 2000
         time.sleep(1.5)
 
 

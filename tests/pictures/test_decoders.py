@@ -65,7 +65,7 @@ def by(monkeypatch: pytest.MonkeyPatch) -> Decoders:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not condition():  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(0.01)
 

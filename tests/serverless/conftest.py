@@ -32,7 +32,7 @@ class WorkerProcess:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    async def exit_code(self, timeout_s: float = 60.0) -> int:
+    async def exit_code(self, timeout_s: float = 240.0) -> int:
         async with asyncio.timeout(timeout_s):
             code = await self.process.wait()
             await self._reader

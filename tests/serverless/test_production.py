@@ -95,10 +95,11 @@ async def test_fifty_mixed_jobs_at_once_all_return_each_as_if_run_alone(
 
 
 async def levels_of_rounding(alone: Worker, input_: dict[str, Any], expected: list[dict[str, Any]]) -> int:
-    """Levels by which the lone job's own pictures move when each prediction's last bits are other ones.
+    """Levels by which the lone job's own pictures move, at most of three times, when predictions' last bits do.
 
-    Other rows in a batch change a forward's last bits. Most jobs do not show it; a few samplers in few steps blow
-    it up until a pixel at an edge does, and no batching can keep such a picture nearer than it is to itself.
+    Other rows in a batch change a forward's last bits, by 4e-7 of them on average. Most jobs do not show it; a few
+    samplers in few steps blow it up until a pixel at an edge does, and no batching can keep such a picture nearer
+    than it is to itself.
     """
     networks = alone.engine.model
     denoise = networks.denoise
@@ -106,13 +107,14 @@ async def levels_of_rounding(alone: Worker, input_: dict[str, Any], expected: li
 
     def rounded_otherwise(inputs: UNetInput) -> torch.Tensor:
         prediction = denoise(inputs)
-        return prediction * (1 + 1e-7 * torch.randn(prediction.shape, generator=bits))
+        return prediction * (1 + 4e-7 * torch.randn(prediction.shape, generator=bits))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "denoise", rounded_otherwise)
-        moved = await alone.run({"id": "rounded", "input": input_})
+        several = [await alone.run({"id": "rounded", "input": input_}) for _ in range(3)]
     return max(
         int(np.abs(pixels(a["image"]) - pixels(b["image"])).max())
+        for moved in several
         for a, b in zip(moved, expected, strict=True)
     )
 

@@ -31,7 +31,7 @@ class Platform:
     async def next(self, *, preview: bool) -> dict[str, Any]:
         """What is told next, with a preview or without."""
         seen = len(self.posts)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(180):
             while True:
                 for post in self.posts[seen:]:
                     if ("preview" in post["output"]) == preview:
@@ -70,7 +70,7 @@ def coming() -> ComingPreview:
 
 async def until(progress: Progress) -> None:
     """Step on until a preview is wanted."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(180):
         while not progress.wanted():  # noqa: ASYNC110 - nobody is told
             await asyncio.sleep(0.005)
 

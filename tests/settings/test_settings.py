@@ -10,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from sdworker.samplers import SAMPLERS
 from sdworker.settings import (
+    Answer,
     Attention,
     BucketAddressing,
     BucketFallback,
@@ -72,12 +73,14 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "DEFAULT_GUIDANCE": [("0", 0.0), ("30", 30.0), ("4.5", 4.5)],
     "DEFAULT_SCHEDULER": [("K_EULER", "Euler"), ("dpm++ 2m karras", "DPM++ 2M Karras")],
     "DEFAULT_SCHEDULE": [("Automatic", "automatic"), ("SGM Uniform", "sgm_uniform")],
+    "DEFAULT_STRENGTH": [("0", 0.0), ("0.3", 0.3), ("1", 1.0)],
     "DEFAULT_RESIZE": [("crop", "crop"), ("keep", "keep")],
     "DEFAULT_PROMPT_SYNTAX": [("weights", "weights"), ("plain", "plain")],
     "DEFAULT_EMPHASIS": [("original", "original"), ("no_norm", "no_norm")],
     "DEFAULT_CLIP_SKIP": [("0", 0), ("31", 31)],
     "MAX_PROMPT_TOKENS": [("75", 75), ("7500", 7500)],
     "V1_DEFAULTS": [("1", True), ("0", False)],
+    "SDXL_DEFAULTS": [("1", True), ("0", False)],
     "MAX_ROWS": [("2", 2), ("64", 64)],
     "DRAWING_MEMORY_MB": [("16", 16), ("4096", 4096)],
     "CONCURRENCY": [("2", 2), ("100", 100)],
@@ -108,6 +111,7 @@ ACCEPTED: dict[str, list[tuple[str, Any]]] = {
     "HF_TOKEN": [],
     "CIVITAI_TOKEN": [],
     "HF_ENDPOINT": [],
+    "ANSWER": [("images", Answer.IMAGES), ("SDXL", Answer.SDXL), ("sdxl_turbo", Answer.SDXL_TURBO)],
     "MAX_RESULT_MB": [("7.5", 7.5)],
     "BUCKET_ENDPOINT_URL": [],
     "BUCKET_ACCESS_KEY_ID": [],
@@ -155,6 +159,7 @@ REFUSED: dict[str, list[str]] = {
     "DEFAULT_GUIDANCE": ["-1", "31", "nan", "inf"],
     "DEFAULT_SCHEDULER": ["DPM fast", "none"],
     "DEFAULT_SCHEDULE": ["karas", "DPM++ 2M"],
+    "DEFAULT_STRENGTH": ["-0.1", "1.1", "much"],
     "DEFAULT_RESIZE": ["just resize", "2"],
     "DEFAULT_PROMPT_SYNTAX": ["a1111", "1"],
     "DEFAULT_EMPHASIS": ["none", "1"],
@@ -199,6 +204,19 @@ def test_v1_defaults_are_those_of_worker_stable_diffusion_v1(environment: pytest
     assert (settings.default_steps, settings.default_guidance) == (50, 7.5)
     assert (settings.default_scheduler, settings.default_resize) == ("LMS", "keep")
     assert settings.default_prompt_syntax == "plain"  # it read no weights
+
+
+def test_sdxl_defaults_are_those_of_worker_sdxl(environment: pytest.MonkeyPatch) -> None:
+    settings = load(environment, SDXL_DEFAULTS="1", DEFAULT_HEIGHT="768")
+    assert (settings.default_width, settings.default_height) == (1024, 768)
+    assert (settings.default_steps, settings.default_guidance, settings.default_strength) == (25, 7.5, 0.3)
+    assert (settings.default_scheduler, settings.default_resize) == ("DDIM", "keep")
+    assert settings.answer is Answer.SDXL
+
+
+def test_one_workers_defaults_can_be_had(environment: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="V1_DEFAULTS, SDXL_DEFAULTS: both are set"):
+        load(environment, SDXL_DEFAULTS="1", V1_DEFAULTS="1")
 
 
 def test_a_default_that_is_set_counts_more_than_v1s(environment: pytest.MonkeyPatch) -> None:
@@ -266,7 +284,8 @@ def test_the_default_sampler_has_its_canonical_name(environment: pytest.MonkeyPa
 
 def test_a_default_size_beyond_the_largest_is_refused(environment: pytest.MonkeyPatch) -> None:
     size = {"DEFAULT_WIDTH": "1024", "DEFAULT_HEIGHT": "1032"}
-    assert refusal(environment, **size) == (
+    load(environment, **size)
+    assert refusal(environment, **size, MAX_PIXELS="1048576") == (
         "DEFAULT_WIDTH x DEFAULT_HEIGHT: 1056768 pixels are more than MAX_PIXELS, 1048576"
     )
     load(environment, **size, MAX_PIXELS="1056768")

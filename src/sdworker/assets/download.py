@@ -17,6 +17,7 @@ from sdworker.assets.cache import Part
 from sdworker.assets.errors import AddOnError
 from sdworker.assets.sources import Source
 from sdworker.network import JudgedConnector
+from sdworker.network.dial import NotPublicError
 
 __all__ = ["Limits", "download", "read_listing"]
 
@@ -25,6 +26,7 @@ _CHUNK_BYTES = 1024 * 1024
 _LISTING_BYTES = 4 * 1024 * 1024
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
 _STALL_S = 30.0
+_NOT_PUBLIC = "it leads to a host that cannot be resolved or is not public"
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ async def _try(source: Source, limits: Limits, attempt: Any) -> None:
                     last = str(error)
                 except aiohttp.ClientError as error:
                     last = _cause(error)
-                    if isinstance(error, (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError)):
+                    if not _may_pass(error, source):
                         raise AddOnError(f"{source.shown}: {last}") from error
                 except TimeoutError:
                     last = f"{source.host} stopped sending"
@@ -119,6 +121,20 @@ async def _try(source: Source, limits: Limits, attempt: Any) -> None:
         ) from None
 
 
+def _may_pass(error: aiohttp.ClientError, source: Source) -> bool:
+    """Whether another try may be luckier. Where a redirect leads, a name that does not resolve ends as an address
+    that is not public does: nor does the time tell which names exist inside the network around the worker."""
+    match error:
+        case aiohttp.InvalidURL() | aiohttp.ClientConnectorCertificateError():
+            return False
+        case aiohttp.ClientConnectorDNSError():
+            return error.host == source.host
+        case aiohttp.ClientConnectorError():
+            return not isinstance(error.os_error, NotPublicError)
+        case _:
+            return True
+
+
 def _cause(error: aiohttp.ClientError) -> str:
     """In words that tell nothing of the network around the worker."""
     match error:
@@ -126,8 +142,10 @@ def _cause(error: aiohttp.ClientError) -> str:
             return "its TLS certificate or protocol is not accepted"
         case aiohttp.InvalidURL():
             return "it leads to something that is no URL"
+        case aiohttp.ClientConnectorDNSError():
+            return _NOT_PUBLIC
         case aiohttp.ClientConnectorError():
-            return "its host cannot be reached"
+            return _NOT_PUBLIC if isinstance(error.os_error, NotPublicError) else "its host cannot be reached"
         case _:
             return "the connection broke off"
 

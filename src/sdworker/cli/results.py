@@ -33,8 +33,7 @@ def save_images(job_id: str, output: Any, out: Path) -> Iterator[tuple[Path, str
 
     Raises `EndpointError` for what is no image or cannot be fetched, and `OSError`.
     """
-    if not isinstance(output, list):
-        raise EndpointError(f"the output is no list of images: {str(output)[:200]}")
+    output = _items(output)
     out.mkdir(parents=True, exist_ok=True)
     for number, item in enumerate(output):
         if not isinstance(item, dict) or not isinstance(item.get("image"), str):
@@ -43,6 +42,21 @@ def save_images(job_id: str, output: Any, out: Path) -> Iterator[tuple[Path, str
         path = out / f"{re.sub(r'[^A-Za-z0-9_-]', '_', job_id)}_{number}{suffix_of(data)}"
         path.write_bytes(data)
         yield path, f"hint {item['control']}" if "control" in item else f"seed {item.get('seed')}"
+
+
+def _items(output: Any) -> list[Any]:
+    """The images, in whichever shape the worker answers (`ANSWER`)."""
+    if isinstance(output, dict) and isinstance(output.get("images"), list):
+        images, seed = output["images"], output.get("seed")
+        if all(isinstance(one, str) for one in images):  # as worker-sdxl: seeds count up from the first
+            return [
+                {"image": one, "seed": seed + i if isinstance(seed, int) else None}
+                for i, one in enumerate(images)
+            ]
+        return images
+    if not isinstance(output, list):
+        raise EndpointError(f"the output is no list of images: {str(output)[:200]}")
+    return output
 
 
 def _fetch(image: str) -> bytes:

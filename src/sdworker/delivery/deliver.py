@@ -157,9 +157,9 @@ async def _tried(ask: Callable[[], Awaitable[_T]]) -> _T:
             await asyncio.sleep(pause_s)
 
 
-def result_bytes(items: Sequence[Mapping[str, object]]) -> int:
-    """The size of a job's result as the SDK posts it, `{"output": items}` in JSON, in bytes."""
-    return len(json.dumps({"output": list(items)}, ensure_ascii=False).encode("utf-8", "replace"))
+def result_bytes(output: object) -> int:
+    """The size of a job's result as the SDK posts it, `{"output": output}` in JSON, in bytes."""
+    return len(json.dumps({"output": output}, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _object_stem(job_id: str) -> str:

@@ -13,14 +13,17 @@ there is room for everybody in one step:
   that is much longer joins only where the step hardly grows by it: always where rows are nearly free, not at all
   where a few rows fill the hardware. Time passed over ages in the same way.
 
-Times are what the steps cost by `StepCosts`, so the same arrivals give the same steps.
+Times are what the steps cost by `StepCosts`, so the same arrivals give the same steps. Rows that a ControlNet
+leads cost its forward too, which those of all generations share; how many rows fill the hardware is the same.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Candidate", "Costs", "Newcomer", "choose", "who_may_begin"]
+from sdworker.engine.costs.led import Led
+
+__all__ = ["Candidate", "Costs", "Newcomer", "choose", "step_seconds", "who_may_begin"]
 
 # Up to so many times the first one's length is similar: it shares the step whatever it costs.
 _SIMILAR = 3.0
@@ -52,6 +55,7 @@ class Candidate(Protocol):
         to_load: add-ons to be brought onto the device first.
         adapter_bytes: memory that a step needs for its rows' LoRAs.
         most_adapter_bytes: most that a step of its group may need; one alone is taken whatever it needs.
+        led: which of its rows ControlNets lead.
     """
 
     @property
@@ -74,6 +78,8 @@ class Candidate(Protocol):
     def adapter_bytes(self) -> int: ...
     @property
     def most_adapter_bytes(self) -> int: ...
+    @property
+    def led(self) -> Sequence[Led]: ...
 
 
 class Newcomer(Candidate, Protocol):
@@ -110,9 +116,9 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
     rank = _rank_in_a_crowd if crowded else _rank_with_room
     first, *others = sorted(eligible, key=lambda one: rank(one, costs))
     limit = costs.limit(first.group)
-    chosen = [first]
+    chosen, similar = [first], [first]
     lengths = {first.text_length}
-    rows = similar_rows = first.rows
+    rows = first.rows
     gathered = first.adapter_bytes
     for one in others:
         together = rows + one.rows
@@ -124,9 +130,9 @@ def choose(waiting: Sequence[C], costs: Costs, among: Sequence[C] | None = None)
             continue
         ratio = _work(first, costs) / _work(one, costs)
         if ratio * _SIMILAR >= 1:
-            similar_rows += one.rows
-        elif not crowded and costs.seconds(together, one.group) > costs.seconds(
-            similar_rows, one.group
+            similar.append(one)
+        elif not crowded and step_seconds([*chosen, one], costs) > step_seconds(
+            similar, costs
         ) * _bearable_growth(ratio):
             continue
         chosen.append(one)
@@ -159,6 +165,24 @@ def who_may_begin(
     return may
 
 
+def step_seconds(chosen: Sequence[Candidate], costs: Costs) -> float:
+    """What a step of these takes: the UNet's forward over all their rows, and each ControlNet's over those that it
+    leads.
+
+    Args:
+        chosen: of one group; one at least.
+    """
+    led: dict[Hashable, tuple[float, int]] = {}
+    for one in chosen:
+        for lead in one.led:
+            if lead.now:
+                led[lead.net] = lead.share, led.get(lead.net, (0.0, 0))[1] + lead.rows
+    group = chosen[0].group
+    return costs.seconds(sum(one.rows for one in chosen), group) + sum(
+        share * costs.seconds(rows, group) for share, rows in led.values()
+    )
+
+
 def _can_be_tiled(lengths: Collection[int]) -> bool:
     """Whether texts of these lengths, all repeated to one length, come to at most four times the longest."""
     return math.lcm(*lengths) <= _MOST_TILED * max(lengths)
@@ -175,12 +199,18 @@ def _rank_with_room(one: Candidate, costs: Costs) -> float:
 
 def _work_left(one: Candidate, costs: Costs) -> float:
     """Each add-on to be loaded counts as a step: those whose add-ons are there go first among equals."""
-    return (one.evaluations_left + one.to_load) * costs.seconds(one.rows, one.group)
+    plain = (one.evaluations_left + one.to_load) * costs.seconds(one.rows, one.group)
+    return plain + _nets_work(one, ((lead, lead.evaluations_left) for lead in one.led), costs)
 
 
 def _work(one: Candidate, costs: Costs) -> float:
     """Seconds that it takes alone."""
-    return one.evaluations * costs.seconds(one.rows, one.group)
+    plain = one.evaluations * costs.seconds(one.rows, one.group)
+    return plain + _nets_work(one, ((lead, lead.evaluations) for lead in one.led), costs)
+
+
+def _nets_work(one: Candidate, evaluations: Iterable[tuple[Led, float]], costs: Costs) -> float:
+    return sum(count * lead.share * costs.seconds(lead.rows, one.group) for lead, count in evaluations)
 
 
 def _bearable_growth(ratio: float) -> float:

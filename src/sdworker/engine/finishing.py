@@ -74,9 +74,9 @@ class Finishing:
         """The next piece of a chore; seconds that it takes the device, as far as one knows by now."""
         lap = Lap(self._device)
         try:
-            if chore.do_piece():
-                self._board.chores.remove(chore)
-                self._board.arriving.append(chore)
+            for done in chore.do_piece(self._board.chores.mates_of(chore)):
+                self._board.chores.remove(done)
+                self._board.arriving.append(done)
         except (torch.OutOfMemoryError, MemoryError) as error:
             self._roster.free_memory()
             if chore.begin_anew() > _MOST_SHORTAGES:

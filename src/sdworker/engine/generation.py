@@ -23,6 +23,7 @@ import torch
 from sdworker.engine.chores import Chore
 from sdworker.engine.controls.control import Control
 from sdworker.engine.controls.rows import Lead, RowControls
+from sdworker.engine.costs import Led
 from sdworker.engine.device import send
 from sdworker.engine.drawing import Drawing, Standing
 from sdworker.engine.errors import is_fatal
@@ -140,6 +141,16 @@ class Generation:
         self.adapters = model.adapters.needs(drawing.loras)
         self.adapter_bytes = self.rows * sum(self.adapters.values())
         self._held = NO_LORAS
+        # Of each control: what its net costs, of the UNet's forward, and at which evaluations it counts.
+        self._leading = [
+            (
+                control,
+                control.net.multiplications / model.multiplications,
+                [control.counts_at(i, table.evaluations) for i in range(table.evaluations)],
+            )
+            for control in drawing.controls
+        ]
+        self._led: tuple[int, tuple[Led, ...]] | None = None
 
     @property
     def is_live(self) -> bool:
@@ -175,6 +186,27 @@ class Generation:
     @property
     def evaluations_left(self) -> float:
         return self.evaluations - self.evaluation
+
+    @property
+    def led(self) -> Sequence[Led]:
+        """Its rows that ControlNets lead; what passes to come have of that is taken to be in proportion."""
+        if self._led is None or self._led[0] != self.evaluation:
+            self._led = self.evaluation, self._leads_from(self.evaluation)
+        return self._led[1]
+
+    def _leads_from(self, evaluation: int) -> tuple[Led, ...]:
+        to_come = self.standing.to_come / self.table.evaluations
+        return tuple(
+            Led(
+                net=id(control.net),
+                share=share,
+                rows=self.rows - self._first_led_by(control),
+                now=any(counts[evaluation : evaluation + 1]),
+                evaluations=sum(counts) * (1 + to_come),
+                evaluations_left=sum(counts[evaluation:]) + sum(counts) * to_come,
+            )
+            for control, share, counts in self._leading
+        )
 
     @property
     def text_length(self) -> int:
@@ -233,13 +265,16 @@ class Generation:
 
     def _led_by(self, controls: "Sequence[Control]") -> RowControls:
         """Which rows they lead: all, or those with a prompt."""
-        unprompted = len(self.drawing.seeds) if self.plan.guidance.guided else 0
         leads = [
             (row, self._begun.leads[self.drawing.controls.index(control)])
             for control in controls
-            for row in range(unprompted if control.only_prompted else 0, self.rows)
+            for row in range(self._first_led_by(control), self.rows)
         ]
         return RowControls(self.rows, tuple(leads))
+
+    def _first_led_by(self, control: Control) -> int:
+        """From which of its rows on."""
+        return len(self.drawing.seeds) if control.only_prompted and self.plan.guidance.guided else 0
 
     def take(self, predicted: torch.Tensor) -> None:
         """Put the UNet's answer into the history and go on to the next evaluation: wholly, or not at all.

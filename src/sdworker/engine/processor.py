@@ -10,14 +10,17 @@ Two things cost a CPU half of its speed if nobody minds them:
   other sizes leave ever other holes, what has gathered is given back now and then (`give_back_memory`).
 """
 
+import contextlib
 import ctypes
 import logging
 import mmap
+import os
+import threading
 from functools import cache
 
 import torch
 
-__all__ = ["give_back_memory", "keep_freed_memory", "reserve_cores", "use_cores"]
+__all__ = ["give_back_memory", "keep_freed_memory", "reserve_cores", "stand_back", "use_cores"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD = 256 * 2**20
 # By how much a process may grow until what it has freed is given back.
 _GATHERED = 256 * 2**20
+# A tenth of what a thread gets that wants the core too.
+_STANDING_BACK = 10
 # What the process had when nothing was left to give back; None: freed memory is not kept.
 _kept_bytes: int | None = None
 
@@ -51,6 +56,21 @@ def use_cores(threads: int) -> None:
     """
     torch.get_num_threads()
     torch.set_num_threads(threads)
+
+
+def stand_back() -> None:
+    """Let the calling thread compute alone, and only with what the engine's thread leaves of the cores.
+
+    With one core, since a second team of threads would slow the engine's, and at a low priority, since a team
+    waits for the last of its threads: whoever takes half of one's core doubles the time of all. Not at the lowest:
+    beside busy programs it would hardly get on, and others might wait for Python's lock, which it holds for some
+    microseconds at a time.
+    """
+    use_cores(1)
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # not on Linux, where each thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _STANDING_BACK)
 
 
 def keep_freed_memory() -> None:

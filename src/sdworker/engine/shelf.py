@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from sdworker.engine.processor import use_cores
+from sdworker.engine.processor import stand_back
 
 __all__ = ["Shelf"]
 
@@ -38,8 +38,7 @@ class Shelf(Generic[Content]):
         self._most_bytes = most_bytes
         self._kept: OrderedDict[Hashable, Content] = OrderedDict()
         self._coming: dict[Hashable, Future[Content]] = {}
-        # With one core: the engine has the others, and a second team of threads would slow it (processor.py).
-        self._readers = ThreadPoolExecutor(2, "add-ons", initializer=use_cores, initargs=(1,))
+        self._readers = ThreadPoolExecutor(2, "add-ons", initializer=stand_back)
 
     async def read(self, path: Path, **words: Any) -> tuple[Hashable, Content]:
         """What a file is known by, for a changed one is another, and its content.

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from sdworker.engine.batch import step_seconds
 from sdworker.engine.board import Board
 from sdworker.engine.costs.threads import ThreadChooser
 from sdworker.engine.errors import is_fatal
@@ -62,7 +63,7 @@ class Stepping:
 
     def _age(self, chosen: Sequence[Generation]) -> None:
         """Count what the coming step takes, and for whom it is time passed over."""
-        self.step_s = self._roster.seconds(sum(one.rows for one in chosen), chosen[0].group)
+        self.step_s = step_seconds(chosen, self._roster)
         for one in self._board.generations:
             one.standing.age += self.step_s
             if one not in chosen:

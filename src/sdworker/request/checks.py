@@ -153,7 +153,7 @@ def _area(seen: Seen) -> Iterator[str]:
     if not seen.sizes.fits(width, height):
         yield (
             f"width, height: {width}x{height} is {width * height} pixels; allowed: at most "
-            f"{seen.settings.max_pixels} (MAX_PIXELS)"
+            f"{seen.sizes.most_pixels} (MAX_PIXELS)"
         )
 
 

@@ -31,6 +31,7 @@ class Contract:
         settings: its limits and defaults.
         model_size: width and height the first model was trained for, in pixels.
         models: all that are served; empty: one that has no name.
+        memory_bytes: of the GPU that draws; None: there is none.
 
     Raises:
         SettingsError: a job that names no size would be refused for its size.
@@ -39,10 +40,11 @@ class Contract:
     settings: Settings
     model_size: tuple[int, int]
     models: tuple[ServedModel, ...] = ()
+    memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for model in self.models or (self.served.first,):
-            Sizes(self.settings, model.size)
+            self._sizes_of(model.size)
 
     @cached_property
     def served(self) -> ServedModels:
@@ -52,7 +54,7 @@ class Contract:
     @property
     def sizes(self) -> Sizes:
         """Of the first model."""
-        return Sizes(self.settings, self.model_size)
+        return self._sizes_of(self.model_size)
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -77,7 +79,7 @@ class Contract:
         if named.values.get("num_inference_steps") == 0:  # then there is nothing to say
             defaults = {**defaults, **Request.STAND_INS}
         request, wrong, problems = check_fields(Request, named, defaults, Request.STAND_INS)
-        seen = Seen(request, named, wrong, self.settings, Sizes(self.settings, model.size), self.served)
+        seen = Seen(request, named, wrong, self.settings, self._sizes_of(model.size), self.served)
         together = [problem for check in CHECKS for problem in check(seen)]
         problems = [*unknown, *named.problems, *problems, *foreign, *together]
         if problems:
@@ -135,7 +137,7 @@ class Contract:
         Raises:
             InputError: no size that may be drawn has the picture's shape.
         """
-        return self.sizes.of_picture(request, picture)
+        return self._sizes_for(request).of_picture(request, picture)
 
     def hires_size(self, request: Request, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height of the second pass of a request whose first has that size.
@@ -144,7 +146,7 @@ class Contract:
             InputError: it may not be drawn.
         """
         assert request.hires is not None, "there is a second pass"
-        return self.sizes.of_hires(request.hires, size)
+        return self._sizes_for(request).of_hires(request.hires, size)
 
     def upscaled_size(self, request: Request, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height of the images of a request that are enlarged from that size.
@@ -153,11 +155,18 @@ class Contract:
             InputError: they may not become so large.
         """
         assert request.upscale is not None, "they are enlarged"
-        return self.sizes.of_upscale(request.upscale, size)
+        return self._sizes_for(request).of_upscale(request.upscale, size)
 
     def fits(self, width: int, height: int) -> bool:
         """Whether an image of that size may be drawn."""
         return self.sizes.fits(width, height)
+
+    def _sizes_for(self, request: Request) -> Sizes:
+        model = self.served.find(request.model) if request.model else None
+        return self._sizes_of((model or self.served.first).size)
+
+    def _sizes_of(self, model_size: tuple[int, int]) -> Sizes:
+        return Sizes(self.settings, model_size, self.memory_bytes)
 
     def _model(self, named: Named) -> ServedModel:
         """The one that is named; the first where none is, or one that is not there."""
@@ -189,6 +198,6 @@ class Contract:
         if request.only_enlarges and "prompt" not in named.values:
             update["prompt"] = ""
         if request.init_image is None:
-            width, height = Sizes(self.settings, model.size).default
+            width, height = self._sizes_of(model.size).default
             update |= {"width": request.width or width, "height": request.height or height}
         return request.model_copy(update=update)

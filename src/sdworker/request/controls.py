@@ -15,12 +15,17 @@ from sdworker.wording import show
 
 __all__ = ["Control", "ControlResize", "Preprocessor", "schemas", "translate"]
 
-Preprocessor = Literal["none", "canny", "invert", "threshold"]
+Preprocessor = Literal["none", "canny", "sobel", "invert", "threshold"]
 ControlResize = Literal["stretch", "crop", "fit"]
 _Slope = Annotated[int, Field(ge=0, le=1000), BeforeValidator(whole)]
 _SLOPE = InWords("a whole number from 0 to 1000")
 
-_PREPROCESSORS = {"invert (from white bg & black line)": "invert", "canny edge": "canny", "": "none"}
+_PREPROCESSORS = {
+    "invert (from white bg & black line)": "invert",
+    "canny edge": "canny",
+    "": "none",
+    "edges": "sobel",
+}
 _RESIZES: Mapping[object, str] = {
     0: "stretch",
     1: "crop",
@@ -85,11 +90,14 @@ class Control(Part):
         Preprocessor,
         Also("module"),
         BeforeValidator(_preprocessor),
-        InWords("none, canny, invert or threshold; depth, pose and the like come ready made, with none"),
+        InWords(
+            "none, canny, sobel, invert or threshold; depth, pose and the like come ready made, with none"
+        ),
     ] = Field(
         "none",
         title="Preprocessor",
-        description="What is made of `image` for the net: `canny` edges, white on black; `invert`; `threshold`, "
+        description="What is made of `image` for the net: `canny` edges, white on black, one pixel wide; `sobel` "
+        "edges, some pixels wide, as the embedded `edges` knows them; `invert`; `threshold`, "
         "white where every colour is above `low_threshold`. Depth, pose and what else needs a model come ready "
         "made.",
     )
@@ -102,7 +110,7 @@ class Control(Part):
     low_threshold: Annotated[_Slope | None, _SLOPE, Also("threshold_a", "threshold")] = Field(
         None,
         title="Low threshold",
-        description="Of `canny`, 100: slopes below it are no edges. Of `threshold`, 127.",
+        description="Of `canny`, 100: slopes below it are no edges. Of `sobel`, 40; of `threshold`, 127.",
     )
     high_threshold: Annotated[_Slope | None, _SLOPE, Also("threshold_b")] = Field(
         None,
@@ -120,7 +128,7 @@ class Control(Part):
     def thresholds(self) -> tuple[int, int]:
         """Low and high, with the preprocessor's own where none are given."""
         low = (
-            {"threshold": 127}.get(self.preprocessor, 100)
+            {"threshold": 127, "sobel": 40}.get(self.preprocessor, 100)
             if self.low_threshold is None
             else self.low_threshold
         )
@@ -132,7 +140,9 @@ _UNITS = ("alwayson_scripts.controlnet.args", "controlnet_units")
 _OF_NO_ACCOUNT = (
     "lowvram", "low_vram", "pixel_perfect", "processor_res", "hr_option", "save_detected_map", "input_mode",
     "is_ui", "output_dir", "loopback", "batch_images", "batch_image_dir", "generated_image",
-    "use_preview_as_input",
+    "use_preview_as_input", "batch_image_files", "batch_input_gallery", "batch_mask_dir", "batch_mask_gallery",
+    "batch_modifiers", "batch_keyframe_idx", "animatediff_batch", "inpaint_crop_input_image", "pulid_mode",
+    "union_control_type",
 )  # fmt: skip
 # What asks for something else where it holds anything.
 _NOT_DONE = {
@@ -140,6 +150,7 @@ _NOT_DONE = {
     "mask_image": "a mask of its own",
     "effective_region_mask": "a region of its own",
     "ipadapter_input": "an IP-Adapter",
+    "advanced_weighting": "a weight of its own for each layer",
 }
 _BALANCED = (0, "balanced")
 _NET_FIRST = (2, "controlnet is more important")

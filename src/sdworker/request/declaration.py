@@ -192,7 +192,9 @@ class Request(Part):
         description="What to draw.",
         json_schema_extra={"pattern": r"\S"},
     )
-    model: Annotated[str | None, Also("model_id"), EmptyIsNull(), InWords("the name of a model")] = Field(
+    model: Annotated[
+        str | None, Also("model_id", "model_name"), EmptyIsNull(), InWords("the name of a model")
+    ] = Field(
         None,
         title="Model",
         min_length=1,
@@ -253,7 +255,9 @@ class Request(Part):
         "much, `fill` what is missing with the edge's colours, or `keep` the picture's own size whatever the job "
         "says, as worker-stable_diffusion_v1 does.",
     )
-    prompt_strength: Annotated[float, Also("strength", "denoising_strength")] = Field(
+    prompt_strength: Annotated[
+        float, Also("strength", "denoising_strength"), DefaultFrom("default_strength")
+    ] = Field(
         0.8,
         title="Strength",
         ge=0,

@@ -86,16 +86,16 @@ def _read(content: str) -> Lora | str:
 
 
 def _lora(name: str, places: list[float], named: Mapping[str, float]) -> Lora | str:
-    """The text encoder's scale comes first; one that is named counts more, and one alone serves both."""
-    text = named.get("te", places[0] if places else None)
-    unet = named.get("unet", places[1] if len(places) > 1 else text)
-    scale = 1.0 if unet is None else unet
-    for given in (scale, text or 0.0):
+    """The text encoder's scale comes first, and is 1 where nothing says it; the UNet's is the same where nothing
+    else is said. A scale that is named counts more."""
+    text = named.get("te", places[0] if places else 1.0)
+    scale = named.get("unet", places[1] if len(places) > 1 else text)
+    for given in (scale, text):
         if abs(given) > LARGEST_SCALE:
             return (
                 f"{given:g} is out of range; allowed: a number from -{LARGEST_SCALE:g} to {LARGEST_SCALE:g}"
             )
-    return Lora(name=name, scale=scale, text_scale=scale if text is None else text)
+    return Lora(name=name, scale=scale, text_scale=text)
 
 
 def _added_up(loras: list[Lora]) -> tuple[Lora, ...]:

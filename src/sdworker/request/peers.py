@@ -167,8 +167,8 @@ FOREIGN: Mapping[str, Foreign] = {
             instead="invert the mask",
         ),
         # worker-sdxl and worker-sdxl-turbo.
-        Foreign("refiner_inference_steps", _REFINER, (0, 50)),
-        Foreign("high_noise_frac", _REFINER, (0.8, 1)),
+        Foreign("refiner_inference_steps", "a refiner", (0, 50)),
+        Foreign("high_noise_frac", "a refiner", (0.8, 1)),
         # cog-stable-diffusion and cog-sdxl.
         Foreign("refine", _REFINER, ("no_refiner",)),
         Foreign("refine_steps", ""),
@@ -193,6 +193,7 @@ def translate(given: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[Entry], li
     problems: list[str] = []
     _web_ui_settings(left, said, problems)
     _hires(left, said, problems)
+    _refined(left, said, problems)
     controls.translate(left, said, problems)
     for name in [key for key in left if isinstance(key, str) and key in FOREIGN]:
         refusal = FOREIGN[name].refusal(left.pop(name), given)
@@ -320,6 +321,16 @@ def _hires(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None
     if _is_number(steps) and _is_number(given["strength"]) and 0 < given["strength"] <= 1 and steps >= 1:
         given["steps"] = min(500, math.ceil(steps / given["strength"]))
     said.append(Entry("enable_hr", "hires", given))
+
+
+def _refined(left: dict[Any, Any], said: list[Entry], problems: list[str]) -> None:
+    """worker-sdxl's `refiner_inference_steps`: of a job with a picture those are all its steps."""
+    if left.get("refiner_inference_steps") is None or not _given(left, "init_image"):
+        return
+    for name in [name for name, known in _NAMES.items() if known == "num_inference_steps"]:
+        left.pop(name, None)
+    steps = left.pop("refiner_inference_steps")
+    said.append(Entry("refiner_inference_steps", "num_inference_steps", steps))
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -1,12 +1,35 @@
 """Which size the images have, and which sizes a deployment draws."""
 
+import math
 from dataclasses import dataclass
 
 from sdworker.request.declaration import LONGEST, MULTIPLE, SHORTEST, Hires, Request, Upscale
 from sdworker.request.problems import InputError, allowed
 from sdworker.settings import Settings, SettingsError
 
-__all__ = ["Sizes"]
+__all__ = ["Sizes", "suggested_pixels"]
+
+# Of a GPU: memory in bytes (somewhat less than what is written on the card) and the largest image, by the
+# arithmetic of `python -m bench fits`, with room for others' drawings.
+_BY_MEMORY = ((22 * 10**9, 2048**2), (15 * 10**9, 1536**2))
+# Anywhere else.
+_MOST = 1024**2
+# So many times the area that a model was trained for, nothing sensible is drawn any more; small models' as far as
+# is quick all the same.
+_TIMES_ITS_OWN = 16
+_LEAST = 512**2
+
+
+def suggested_pixels(own: tuple[int, int], memory_bytes: int | None) -> int:
+    """Largest width x height of an image where the deployment says none.
+
+    Args:
+        own: width and height that the model was trained for.
+        memory_bytes: of the GPU; None: there is none.
+    """
+    of_device = next((pixels for least, pixels in _BY_MEMORY if (memory_bytes or 0) >= least), _MOST)
+    of_model = max(_TIMES_ITS_OWN * own[0] * own[1], _LEAST)
+    return max(min(of_device, of_model), own[0] * own[1])
 
 
 @dataclass(frozen=True)
@@ -16,6 +39,7 @@ class Sizes:
     Attributes:
         settings: its limits and defaults.
         model_size: width and height the model was trained for, in pixels.
+        memory_bytes: of the GPU; None: there is none.
 
     Raises:
         SettingsError: a job that names no size would be refused for its size.
@@ -23,12 +47,13 @@ class Sizes:
 
     settings: Settings
     model_size: tuple[int, int]
+    memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         width, height = self.default
         if not self.fits(width, height):
             raise SettingsError(
-                f"MAX_PIXELS: {self.settings.max_pixels} is less than the {width}x{height} of a job that names "
+                f"MAX_PIXELS: {self.most_pixels} is less than the {width}x{height} of a job that names "
                 "no size; raise it, or set DEFAULT_WIDTH and DEFAULT_HEIGHT"
             )
 
@@ -38,20 +63,30 @@ class Sizes:
         width, height = self.model_size
         return self.settings.default_width or width, self.settings.default_height or height
 
+    @property
+    def most_pixels(self) -> int:
+        """Width x height of the largest image."""
+        if self.settings.max_pixels is not None:
+            return self.settings.max_pixels
+        width, height = self.default
+        return max(suggested_pixels(self.model_size, self.memory_bytes), width * height)
+
     def fits(self, width: int, height: int) -> bool:
         """Whether an image of that size may be drawn."""
-        return width * height <= self.settings.max_pixels
+        return width * height <= self.most_pixels
 
     def allowed(self) -> str:
         """In words, what `width` and `height` accept."""
         side = allowed(Request.model_fields["width"])
-        return f"{side}, width x height at most {self.settings.max_pixels} (MAX_PIXELS)"
+        return f"{side}, width x height at most {self.most_pixels} (MAX_PIXELS)"
 
     def of_picture(self, request: Request, picture: tuple[int, int]) -> tuple[int, int]:
         """Width and height of the images of a request that starts from a picture of that size.
 
         What the request names counts; what it leaves open follows the picture's shape, rounded down to
-        multiples of 8 as diffusers does. A picture larger than this deployment draws is brought down to fit.
+        multiples of 8 as diffusers does. A picture larger than this deployment draws is brought down to fit; where
+        MAX_PIXELS is not set, to what is drawn anywhere: nobody who sends a photo without a size means to have
+        four megapixels drawn.
 
         Raises:
             InputError: no size that may be drawn has the picture's shape.
@@ -65,8 +100,9 @@ class Sizes:
         if wanted_width or wanted_height:
             scale = wanted_width / given_width if wanted_width else (wanted_height or 0) / given_height
         else:
-            if not self.fits(*picture):
-                scale = (self.settings.max_pixels / (given_width * given_height)) ** 0.5
+            most = self.settings.max_pixels or min(self.most_pixels, max(_MOST, math.prod(self.model_size)))
+            if given_width * given_height > most:
+                scale = (most / (given_width * given_height)) ** 0.5
             scale = min(max(scale, SHORTEST / min(picture)), LONGEST / max(picture))
         width = wanted_width or _to_multiple(given_width * scale)
         height = wanted_height or _to_multiple(given_height * scale)

@@ -127,7 +127,7 @@ class Service:
         """
         job_id = str(job.get("id", ""))
         try:
-            output = await self._ready_worker.run(job, progress.update, progress)
+            output = await self._ready_worker.answer(job, progress.update, progress)
             self._check_size(job_id, output)
         except EngineLost as error:
             return {"error": _sendable(str(error)), "stopPod": True}
@@ -148,7 +148,7 @@ class Service:
         assert self._worker is not None, "load_model comes first"
         return self._worker
 
-    def _check_size(self, job_id: str, output: list[dict[str, Any]]) -> None:
+    def _check_size(self, job_id: str, output: object) -> None:
         """Refuse what the platform would refuse: it answers 400 and the SDK then loses the job silently.
 
         Raises:

@@ -21,7 +21,7 @@ PENCIL = Path(__file__).resolve().parents[3] / "models" / "loras" / "pencil.safe
 async def test_loras_and_controls_of_one_drawing_both_count(
     model: Path, engine: Engine, networks: RecordingModel, edges: Control, guess_mode: bool
 ) -> None:
-    weights = read_lora(PENCIL, networks.adapters.targets)
+    weights = read_lora(PENCIL, networks.adapters.directory)
     drawing = base(
         controls=(replace(edges, guess_mode=guess_mode),), loras=(LoraUse("pencil", weights, 0.9, 0.9),)
     )

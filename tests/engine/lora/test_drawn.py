@@ -62,7 +62,7 @@ def engine(networks: CountingModel) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def weights(networks: CountingModel) -> dict[str, LoraWeights]:
     return {
-        name: read_lora(LORAS / f"{name}.safetensors", networks.adapters.targets)
+        name: read_lora(LORAS / f"{name}.safetensors", networks.adapters.directory)
         for name in ("pencil", "pixels")
     }
 

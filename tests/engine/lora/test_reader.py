@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sdworker.engine.lora import LoraError, Target, merge, read_lora, targets_of
-from sdworker.engine.lora.names import original_name
+from sdworker.engine.lora.names import Directory, original_names
 from sdworker.engine.lora.products import to_low_rank
 
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -108,7 +108,7 @@ def test_a_layer_of_any_make_adds_what_the_tool_that_made_it_adds(
 ) -> None:
     module = adapter(kind, unet.get_submodule(layer), **options)
 
-    weights = read_lora(file_of(tmp_path / "a.safetensors", tensors_of(layer, module)), targets)
+    weights = read_lora(file_of(tmp_path / "a.safetensors", tensors_of(layer, module)), Directory(targets))
 
     low_rank = weights.parts["unet"][layer]
     merged = copy.deepcopy(unet.get_submodule(layer))
@@ -133,7 +133,7 @@ def test_alphas_that_differ_by_layer_each_scale_their_own(
             f"{kohya(layer)}.lora_up.weight": up,
             f"{kohya(layer)}.alpha": torch.tensor(alpha),
         }
-    weights = read_lora(file_of(tmp_path / "a.safetensors", tensors), targets)
+    weights = read_lora(file_of(tmp_path / "a.safetensors", tensors), Directory(targets))
     for layer, scale in ((LINEAR, 0.25), (OUT, 2.0)):
         down, up = tensors[f"{kohya(layer)}.lora_down.weight"], tensors[f"{kohya(layer)}.lora_up.weight"]
         torch.testing.assert_close(
@@ -159,7 +159,7 @@ def test_a_layer_is_found_by_any_tools_name_for_it(
     down, up = pair(4, target.outputs, target.inputs)
     keys = [name.format(layer=layer, kohya=kohya(layer)) for name in NAMES[style]]
     weights = read_lora(
-        file_of(tmp_path / "a.safetensors", dict(zip(keys, (down, up), strict=True))), targets
+        file_of(tmp_path / "a.safetensors", dict(zip(keys, (down, up), strict=True))), Directory(targets)
     )
     torch.testing.assert_close(weights.parts["unet"][layer].difference()[:, :, 0, 0], up @ down)
 
@@ -173,7 +173,7 @@ def test_diffusers_first_attention_processors_are_read(
     for name in ("to_q", "to_out"):
         tensors[f"unet.{base}.processor.{name}_lora.down.weight"] = down.clone()
         tensors[f"unet.{base}.processor.{name}_lora.up.weight"] = up.clone()
-    weights = read_lora(file_of(tmp_path / "a.safetensors", tensors), targets)
+    weights = read_lora(file_of(tmp_path / "a.safetensors", tensors), Directory(targets))
     assert weights.parts["unet"].keys() == {OUT, f"{base}.to_q"}
 
 
@@ -192,7 +192,8 @@ def test_the_text_encoders_layers_are_found(
 ) -> None:
     down, up = pair()
     weights = read_lora(
-        file_of(tmp_path / "a.safetensors", {name.format("down"): down, name.format("up"): up}), targets
+        file_of(tmp_path / "a.safetensors", {name.format("down"): down, name.format("up"): up}),
+        Directory(targets),
     )
     torch.testing.assert_close(weights.parts["text_encoder"][TEXT].difference()[:, :, 0, 0], up @ down)
 
@@ -223,7 +224,9 @@ def test_a_unets_layer_is_found_by_its_original_name(
         f"{kohya(original)}.lora_down.weight": torch.randn(2, target.inputs, *target.kernel),
         f"{kohya(original)}.lora_up.weight": torch.randn(target.outputs, 2, 1, 1),
     }
-    assert read_lora(file_of(tmp_path / "a.safetensors", tensors), targets).parts["unet"].keys() == {layer}
+    assert read_lora(file_of(tmp_path / "a.safetensors", tensors), Directory(targets)).parts[
+        "unet"
+    ].keys() == {layer}
 
 
 def test_every_layer_of_stable_diffusion_has_an_original_name_of_its_own() -> None:
@@ -231,8 +234,8 @@ def test_every_layer_of_stable_diffusion_has_an_original_name_of_its_own() -> No
         layers = targets_of(
             UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, layers_per_block=2)
         )
-    names = {name: original_name(name, layers) for name in layers}
-    assert None not in names.values()
+    names = original_names(layers)
+    assert names.keys() == layers.keys()
     assert len(set(names.values())) == len(names)
     assert names["down_blocks.2.attentions.1.proj_in"] == "input_blocks.8.1.proj_in"
     assert names["up_blocks.1.attentions.2.transformer_blocks.0.attn2.to_v"] == (
@@ -253,7 +256,7 @@ def test_pefts_alpha_comes_from_the_header_that_diffusers_writes(
         down, up = pair(4, target.outputs, target.inputs)
         tensors |= {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}
     path = file_of(tmp_path / "a.safetensors", tensors, {"lora_adapter_metadata": json.dumps(metadata)})
-    weights = read_lora(path, targets)
+    weights = read_lora(path, Directory(targets))
     for layer, scale in ((LINEAR, 2.0), (OUT, 0.5)):
         expected = scale * tensors[f"unet.{layer}.lora_B.weight"] @ tensors[f"unet.{layer}.lora_A.weight"]
         torch.testing.assert_close(
@@ -271,10 +274,10 @@ def test_pefts_own_file_takes_its_strength_from_the_configuration_beside_it(
         {f"base_model.model.{LINEAR}.lora_A.weight": down, f"base_model.model.{LINEAR}.lora_B.weight": up},
     )
     with pytest.raises(LoraError, match=r"adapter_config\.json must lie beside it"):
-        read_lora(path, targets)
+        read_lora(path, Directory(targets))
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 4, "use_rslora": True}))
     torch.testing.assert_close(
-        read_lora(path, targets).parts["unet"][LINEAR].difference()[:, :, 0, 0],
+        read_lora(path, Directory(targets)).parts["unet"][LINEAR].difference()[:, :, 0, 0],
         2.0 * up @ down,
         rtol=1e-5,
         atol=1e-5,
@@ -286,7 +289,9 @@ def test_a_merged_lora_changes_the_weights_by_its_difference(
 ) -> None:
     module = adapter(LoConModule, unet.get_submodule(CONVOLUTION))
     expected, _ = cast(Any, module).get_diff_weight(1.0)
-    weights = read_lora(file_of(tmp_path / "a.safetensors", tensors_of(CONVOLUTION, module)), targets)
+    weights = read_lora(
+        file_of(tmp_path / "a.safetensors", tensors_of(CONVOLUTION, module)), Directory(targets)
+    )
     layer = nn.Conv2d(16, 16, 3)
     before = layer.weight.detach().clone()
     merge(nn.ModuleDict({"only": layer}), {"only": weights.parts["unet"][CONVOLUTION]}, 0.5)
@@ -300,6 +305,10 @@ def lora(layer: str, rank: int = 2, outputs: int = 16, inputs: int = TEXT_WIDTH)
 
 REFUSED = {
     "nothing in it": ({}, "holds no tensors"),
+    "more tensors than layers could want": (
+        {f"{kohya(LINEAR)}.{i}": torch.ones(0) for i in range(20_001)},
+        "holds 20001 tensors; at most 20000 are read",
+    ),
     "no key of a LoRA": ({"weight": torch.ones(2)}, "1 of its 1 tensors have no place"),
     "one layer the model lacks": (
         lora(LINEAR) | lora("down_blocks.7.attentions.0.proj_in"),
@@ -360,7 +369,7 @@ def test_what_is_no_lora_of_this_model_is_refused_with_its_reason(
 ) -> None:
     tensors, reason = REFUSED[case]
     with pytest.raises(LoraError, match=reason) as refused:
-        read_lora(file_of(tmp_path / "a.safetensors", tensors), targets)
+        read_lora(file_of(tmp_path / "a.safetensors", tensors), Directory(targets))
     assert str(tmp_path) not in str(refused.value)
 
 
@@ -375,7 +384,7 @@ def test_a_file_of_another_kind_is_refused(
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(LoraError, match="is no whole safetensors file"):
-        read_lora(path, targets)
+        read_lora(path, Directory(targets))
 
 
 def test_a_truncated_file_is_refused(targets: dict[str, dict[str, Target]], tmp_path: Path) -> None:
@@ -384,7 +393,7 @@ def test_a_truncated_file_is_refused(targets: dict[str, dict[str, Target]], tmp_
     for length in (8, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(LoraError):
-            read_lora(path, targets)
+            read_lora(path, Directory(targets))
 
 
 @pytest.mark.parametrize("missing", ["", "folder"])
@@ -393,7 +402,7 @@ def test_a_file_that_is_gone_or_no_file_is_refused(
 ) -> None:
     path = tmp_path if missing else tmp_path / "gone.safetensors"
     with pytest.raises(LoraError):
-        read_lora(path, targets)
+        read_lora(path, Directory(targets))
 
 
 @settings(max_examples=60, deadline=None)

@@ -56,7 +56,7 @@ def page(browser: Any, drawing: Endpoint) -> Iterator[Any]:
     """The page, opened by the link that brings the key; nothing may go wrong unseen in its console."""
     context = browser.new_context(viewport=DESKTOP, permissions=["clipboard-read", "clipboard-write"])
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)
     wrong: list[str] = []
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -15,7 +15,7 @@ from tests.local_endpoint.page.driving import picture_of
 
 def opened(browser: Any, endpoint: Endpoint, path: str) -> Any:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)
     page.goto(f"{endpoint.base}{path}#key={KEY}")
     page.wait_for_selector("html[data-ready]")
     return page
@@ -129,7 +129,7 @@ class TestApiDocument:
         assert page.locator("article").count() == 10
         page.get_by_label("Write my key into the curl lines").check()
         line = page.locator("#post-runsync .try > pre").inner_text()
-        ran = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=True)
+        ran = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=180, check=True)
         assert json.loads(ran.stdout)["status"] == "COMPLETED"
         picture_of(page, "docs")
         page.close()

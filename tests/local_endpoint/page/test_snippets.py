@@ -23,7 +23,7 @@ class TestSnippets:
 
     def ran(self, *command: str) -> str:
         env = {**os.environ, "RUNPOD_API_KEY": KEY}
-        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 

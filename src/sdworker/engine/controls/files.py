@@ -167,6 +167,8 @@ def _plain(value: Any) -> Any:
 
 def _in_words(key: str, value: Any) -> str:
     if key == "addition_embed_type":
+        if value == "text_time":
+            return "told text_time as Stable Diffusion XL's"
         return "told nothing" if value is None else f"told {value}"
     if isinstance(value, (list, tuple)):
         return ", ".join(str(one) for one in value)

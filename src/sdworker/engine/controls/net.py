@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sdworker.engine.costs import multiplications
 from sdworker.engine.device import send
 
 __all__ = ["ControlNet"]
@@ -23,6 +24,7 @@ class ControlNet:
         residuals: how many it gives: one for each of the UNet's skip connections, and one for its middle.
         pools: it says the same of every place (`global_pool_conditions`), and leads prompted rows only.
         bytes_: of its weights.
+        multiplications: what a row's forward takes (`costs/arithmetic.py`).
     """
 
     def __init__(self, module: Any, name: str) -> None:
@@ -34,6 +36,8 @@ class ControlNet:
         self.residuals = len(module.controlnet_down_blocks) + 1
         self.pools = bool(module.config.global_pool_conditions)
         self.bytes_ = sum(weight.numel() * weight.element_size() for weight in module.parameters())
+        levels = len(module.config.block_out_channels)
+        self.multiplications = multiplications(module.named_parameters(), levels)
         self._takes_added = module.config.addition_embed_type == "text_time"
         self._is_bgr = module.config.controlnet_conditioning_channel_order == "bgr"
         self._embedder = module.controlnet_cond_embedding

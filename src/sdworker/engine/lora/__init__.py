@@ -8,12 +8,14 @@ networks of a model. Nothing here knows of jobs, and nothing of the loop.
 
 from sdworker.engine.lora.adapters import NO_LORAS, Adapters, Applied, Held, LoraUse
 from sdworker.engine.lora.low_rank import LowRank, Target, merge, targets_of
+from sdworker.engine.lora.names import Directory
 from sdworker.engine.lora.reader import LoraError, LoraWeights, read_lora
 
 __all__ = [
     "NO_LORAS",
     "Adapters",
     "Applied",
+    "Directory",
     "Held",
     "LoraError",
     "LoraUse",

@@ -3,11 +3,13 @@
 from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
 
 from sdworker.engine.lora.low_rank import LowRank, Target, merge
+from sdworker.engine.lora.names import Directory
 from sdworker.engine.lora.reader import LoraWeights
 from sdworker.engine.lora.rows import RowAdapters, Use
 from sdworker.engine.lora.slots import AdapterSlots, Slot
@@ -69,7 +71,7 @@ class Applied:
 
 
 class Adapters:
-    """The slots of a model's networks. On the engine's thread, but for `targets` and `needs`.
+    """The slots of a model's networks. On the engine's thread, but for `targets`, `directory` and `needs`.
 
     Attributes:
         targets: network → its layers that a LoRA may change.
@@ -90,6 +92,11 @@ class Adapters:
         self.targets: Mapping[str, Mapping[str, Target]] = {
             part: slots.targets for part, slots in self._slots.items()
         }
+
+    @cached_property
+    def directory(self) -> Directory:
+        """Where files' names for these layers are looked up."""
+        return Directory(self.targets)
 
     @property
     def budget_bytes(self) -> int:

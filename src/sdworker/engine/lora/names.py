@@ -8,7 +8,8 @@ lost the difference.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from sdworker.engine.lora.low_rank import Target
@@ -66,20 +67,19 @@ def _cuts(key: str) -> Iterator[int]:
 
 
 class Directory:
-    """The layers of a model, found by any of the names that files have for them."""
+    """The layers of a model, found by any of the names that files have for them.
+
+    Attributes:
+        targets: network (`unet`, `text_encoder`, `text_encoder_2`) → its layers by name.
+    """
 
     def __init__(self, targets: Mapping[str, Mapping[str, Target]]) -> None:
-        """
-        Args:
-            targets: part → its layers by name.
-        """
+        self.targets = targets
         self._layers = {part: {_plain(name): name for name in layers} for part, layers in targets.items()}
         if "unet" in targets:
             known = self._layers["unet"]
-            for name in targets["unet"]:
-                original = original_name(name, targets["unet"])
-                if original is not None:
-                    known.setdefault(_plain(original), name)
+            for name, original in original_names(targets["unet"]).items():
+                known.setdefault(_plain(original), name)
 
     def find(self, written: str) -> Place | None:
         """The layer that a file calls so, or None if the model has none of that name."""
@@ -119,14 +119,31 @@ _SINGLE = {
     "add_embedding.linear_2": "label_emb.0.2",
 }
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
+_FIRST = "resnets", "conv1"
 _MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
-def original_name(name: str, layers: Iterable[str]) -> str | None:
-    """A UNet layer's name in the original implementation (CompVis, Stability AI), None where it has none.
+def original_names(layers: Collection[str]) -> dict[str, str]:
+    """The names of a UNet's layers in the original implementation (CompVis, Stability AI), of those that have one.
 
     Source: the layout of `ldm/modules/diffusionmodules/openaimodel.py`, where input and output blocks are counted
     through and a down- or upsampler is one more.
+    """
+    blocks = [match.groups() for match in map(_BLOCK.fullmatch, layers) if match]
+    # Each resnet has a first convolution.
+    resnets = Counter((side, block) for side, block, kind, _, rest in blocks if (kind, rest) == _FIRST)
+    with_attention = {(side, block) for side, block, kind, *_ in blocks if kind == "attentions"}
+    names = {name: _original_name(name, resnets, with_attention) for name in layers}
+    return {name: original for name, original in names.items() if original is not None}
+
+
+def _original_name(
+    name: str, resnets: Mapping[tuple[str, str], int], with_attention: Collection[tuple[str, str]]
+) -> str | None:
+    """
+    Args:
+        resnets: how many each block has.
+        with_attention: the blocks that have it.
     """
     if name in _SINGLE:
         return _SINGLE[name]
@@ -137,7 +154,7 @@ def original_name(name: str, layers: Iterable[str]) -> str | None:
     if match is None:
         return None
     side, block, kind, number, rest = match.groups()
-    each = _resnets_of(side, block, layers)
+    each = resnets[side, block]
     if side == "down":
         first = 1 + int(block) * (each + 1)
         if kind == "downsamplers":
@@ -145,16 +162,9 @@ def original_name(name: str, layers: Iterable[str]) -> str | None:
         return f"input_blocks.{first + int(number)}.{int(kind == 'attentions')}.{_inner(kind, rest)}"
     first = int(block) * each
     if kind == "upsamplers":
-        has_attention = any(layer.startswith(f"up_blocks.{block}.attentions.") for layer in layers)
-        return f"output_blocks.{first + each - 1}.{2 if has_attention else 1}.conv"
+        return f"output_blocks.{first + each - 1}.{2 if (side, block) in with_attention else 1}.conv"
     return f"output_blocks.{first + int(number)}.{int(kind == 'attentions')}.{_inner(kind, rest)}"
 
 
 def _inner(kind: str, rest: str) -> str:
     return _RESNET.get(rest, rest) if kind == "resnets" else rest
-
-
-def _resnets_of(side: str, block: str, layers: Iterable[str]) -> int:
-    """How many resnets a block has; each has a first convolution."""
-    start = f"{side}_blocks.{block}.resnets."
-    return sum(layer.startswith(start) and layer.endswith(".conv1") for layer in layers)

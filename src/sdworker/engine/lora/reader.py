@@ -24,6 +24,8 @@ __all__ = ["LoraError", "LoraWeights", "read_lora"]
 
 # Of any product; a LoRA of higher rank costs more than the layer it changes.
 _HIGHEST_RANK = 1024
+# SDXL's layers, all of them, with five tensors each, are half of that. To read 300,000 takes seconds of a thread.
+_MOST_TENSORS = 20_000
 _FLOATS = ("F64", "F32", "F16", "BF16")
 # What a file is when its keys have these in them; said where they find no place.
 _OTHER_KINDS = (
@@ -75,12 +77,12 @@ class LoraWeights:
         return sum(low_rank.bytes_ for part in self.parts.values() for low_rank in part.values())
 
 
-def read_lora(path: Path, targets: Mapping[str, Mapping[str, Target]]) -> LoraWeights:
-    """Read a file for a model.
+def read_lora(path: Path, directory: Directory) -> LoraWeights:
+    """Read a file for a model; on any thread.
 
     Args:
         path: of a safetensors file.
-        targets: network → its layers (`targets_of`).
+        directory: the model's layers.
 
     Raises:
         LoraError: it is no LoRA, is damaged, or is one for another kind of model.
@@ -88,7 +90,6 @@ def read_lora(path: Path, targets: Mapping[str, Mapping[str, Target]]) -> LoraWe
     tensors, metadata = _read(path)
     if not tensors:
         raise LoraError("holds no tensors")
-    directory = Directory(targets)
     placed: defaultdict[Place, dict[str, torch.Tensor]] = defaultdict(dict)
     lost: list[str] = []
     for key, tensor in tensors.items():
@@ -101,7 +102,7 @@ def read_lora(path: Path, targets: Mapping[str, Mapping[str, Target]]) -> LoraWe
     if lost:
         raise LoraError(_describe_lost(lost, tensors))
     alphas = _Alphas.of(metadata, path, tensors)
-    return LoraWeights(_convert(placed, targets, alphas, tensors))
+    return LoraWeights(_convert(placed, directory.targets, alphas, tensors))
 
 
 def _convert(
@@ -137,11 +138,14 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            keys = list(file.keys())
+            if len(keys) > _MOST_TENSORS:
+                raise LoraError(f"holds {len(keys)} tensors; at most {_MOST_TENSORS} are read")
+            for key in keys:
                 kind = file.get_slice(key).get_dtype()
                 if kind not in _FLOATS:
                     raise LoraError(f"holds {kind} numbers; {', '.join(_FLOATS)} are read")
-            return {key: file.get_tensor(key).float() for key in file.keys()}, metadata  # noqa: SIM118
+            return {key: file.get_tensor(key).float() for key in keys}, metadata
     except SafetensorError as error:
         raise LoraError("is no whole safetensors file; pickles (.pt, .ckpt, .bin) are not read") from error
     except OSError as error:

@@ -6,11 +6,13 @@ The only files that call the networks are this one, the families' and `autoencod
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
 
 from sdworker.engine.controls.rows import with_residuals
+from sdworker.engine.costs import multiplications
 from sdworker.engine.device import free_bytes, time_call
 from sdworker.engine.drawing import Drawing
 from sdworker.engine.lora import NO_LORAS, Adapters, Held
@@ -150,6 +152,11 @@ class Model(ABC):
         """How the UNet is built: what goes beside it must be built likewise."""
         config: Mapping[str, Any] = self._unet.config
         return config
+
+    @cached_property
+    def multiplications(self) -> float:
+        """What a row's forward takes, beside that of a network of its kind (`costs/arithmetic.py`)."""
+        return multiplications(self._unet.named_parameters(), len(self.unet_config["block_out_channels"]))
 
     @property
     def architecture(self) -> str:

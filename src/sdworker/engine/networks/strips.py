@@ -27,6 +27,8 @@ _Rows = Callable[[int, int], torch.Tensor]
 
 # Reading an element takes about as long as so many multiplications.
 _MULTIPLICATIONS_A_READ = 64
+# Of a strip, which is held several times while it is normalised, some of them in float32.
+_MOST_ELEMENTS = 2**26
 
 
 def can_be_cut(vae: Any) -> bool:
@@ -109,10 +111,14 @@ def _residual(block: Any, hidden: torch.Tensor, budget: int) -> Pieces:
     )
     normal2 = yield from _normalise(block.norm2, inner, budget)
     outer = yield from _convolve(block.conv2, inner, budget, lambda a, b: activate(normal2(inner[:, :, a:b])))
-    if block.conv_shortcut is not None:
-        hidden = yield from _convolve(block.conv_shortcut, hidden, budget)
-    for a, b in _strips(outer.shape[2], outer[:, :, 0].numel() * _MULTIPLICATIONS_A_READ, budget):
-        outer[:, :, a:b].add_(hidden[:, :, a:b]).div_(block.output_scale_factor)
+    inner = hidden  # what it held is not held beside what comes now
+    shortcut = block.conv_shortcut  # looks at nothing beside a place
+    cost = outer[:, :, 0].numel() * _MULTIPLICATIONS_A_READ
+    cost += 0 if shortcut is None else shortcut.weight.numel() * outer.shape[3]
+    for a, b in _strips(outer.shape[2], cost, budget):
+        rows = hidden[:, :, a:b]
+        rows = rows if shortcut is None else functional.conv2d(rows, shortcut.weight, shortcut.bias)
+        outer[:, :, a:b].add_(rows).div_(block.output_scale_factor)
         yield
     return outer
 
@@ -181,7 +187,8 @@ def _convolve(
     out = hidden.new_empty(1, layer.out_channels, out_height, out_width)
     if hidden.is_contiguous(memory_format=torch.channels_last):
         out = out.contiguous(memory_format=torch.channels_last)
-    for a, b in _strips(out_height, layer.weight.numel() * out_width, budget):
+    elements = hidden.shape[1] * int(width) * stride
+    for a, b in _strips(out_height, layer.weight.numel() * out_width, budget, elements):
         first, last = a * stride - before, (b - 1) * stride - before + kernel
         strip = given(max(0, first), min(int(height), last))
         edges = before, behind, max(0, -first), max(0, last - int(height))
@@ -197,7 +204,8 @@ def _normalise(
     """A group normalisation by the whole's mean and deviation, for any rows of [1, c, h, w]."""
     groups, channels = layer.num_groups, hidden.shape[1]
     means, squares, counts = [], [], []
-    for a, b in _strips(hidden.shape[2], hidden[:, :, 0].numel() * _MULTIPLICATIONS_A_READ, budget):
+    elements = hidden[:, :, 0].numel()
+    for a, b in _strips(hidden.shape[2], elements * _MULTIPLICATIONS_A_READ, budget, elements):
         part = hidden[0, :, a:b].reshape(groups, -1).float()
         variance, mean = torch.var_mean(part, dim=1, correction=0)
         means.append(mean.double())
@@ -214,7 +222,7 @@ def _normalise(
     return lambda rows: torch.addcmul(shift, rows.float(), scale).to(rows.dtype)
 
 
-def _strips(count: int, cost: int, budget: int) -> list[tuple[int, int]]:
-    """From and to of strips of `count` rows that cost so much each."""
-    rows = max(1, budget // cost)
+def _strips(count: int, cost: int, budget: int, elements: int = 1) -> list[tuple[int, int]]:
+    """From and to of strips of `count` rows that cost so much, and have so many elements, each."""
+    rows = max(1, min(budget // cost, _MOST_ELEMENTS // elements))
     return [(a, min(a + rows, count)) for a in range(0, count, rows)]

@@ -5,6 +5,6 @@ vision         CLIP's vision model, without importing transformers
 checker        both, from a folder, and what their answer means
 """
 
-from sdworker.engine.safety.checker import SafetyChecker, has_checker
+from sdworker.engine.safety.checker import SafetyChecker, has_checker, weights_of
 
-__all__ = ["SafetyChecker", "has_checker"]
+__all__ = ["SafetyChecker", "has_checker", "weights_of"]

@@ -25,7 +25,7 @@ from sdworker.engine.safety.preparation import Preparation
 from sdworker.engine.safety.vision import VisionModel
 from sdworker.engine.text.clip import ACTIVATIONS
 
-__all__ = ["SafetyChecker", "has_checker"]
+__all__ = ["SafetyChecker", "has_checker", "weights_of"]
 
 _CONCEPTS, _SPECIAL = 17, 3
 # By so much less near need other concepts be, where one of special care is.
@@ -53,11 +53,16 @@ class _Network(nn.Module):
 
 
 class SafetyChecker:
-    """Judges pictures, each by itself."""
+    """Judges pictures, each by itself.
+
+    Attributes:
+        bytes_: of its weights.
+    """
 
     def __init__(
         self, network: _Network, preparation: Preparation, *, device: torch.device, dtype: torch.dtype
     ) -> None:
+        self.bytes_ = sum(each.numel() * each.element_size() for each in network.parameters())
         self._network = network
         self._prepare = preparation
         self._device = device
@@ -79,14 +84,12 @@ class SafetyChecker:
         )
         try:
             config = _read_config(networks / "config.json")
-            weights = next(
-                file
-                for name in ("model.safetensors", "model.fp16.safetensors")
-                if (file := networks / name).is_file()
-            )
+            weights = weights_of(folder)
+            if not weights.is_file():
+                raise ModelError(f"{shown(networks)} has no model.safetensors")
             given = {_renamed(name): tensor for name, tensor in load_file(weights).items()}
-        except StopIteration:
-            raise ModelError(f"{shown(networks)} has no model.safetensors") from None
+        except ModelError:
+            raise
         except Exception as error:  # safetensors and JSON raise what they like; the cause is kept
             raise ModelError(f"{shown(networks)} is no safety checker: {why_not(error)}") from error
         try:
@@ -178,6 +181,13 @@ class _ComingVerdict:
 def has_checker(model: Path) -> bool:
     """Whether a model's folder has one."""
     return (model / "safety_checker" / "config.json").is_file()
+
+
+def weights_of(folder: Path) -> Path:
+    """The file of the weights in a folder that `SafetyChecker.load` takes."""
+    networks = folder / "safety_checker" if (folder / "safety_checker").is_dir() else folder
+    files = [networks / name for name in ("model.safetensors", "model.fp16.safetensors")]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def _explain(error: Exception) -> Exception:

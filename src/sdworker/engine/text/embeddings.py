@@ -21,6 +21,7 @@ _FIRST, _SECOND = "text_encoder", "text_encoder_2"
 _PAIR = {"clip_l": _FIRST, "clip_g": _SECOND}
 _WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "Stable Diffusion XL"}
 _MOST_VECTORS = 1000  # no chunk holds a tenth of them
+_MOST_TENSORS = 100  # of which one or two are an embedding; to read 300,000 takes seconds of a thread
 
 
 class EmbeddingError(UserError):
@@ -76,8 +77,11 @@ def read_vectors(path: Path, widths: Mapping[str, int]) -> Vectors:
     for part, tensor in given.items():
         _check(tensor, widths.get(part))
     if given.keys() != widths.keys():
-        kind = "one text encoder" if len(widths) == 1 else "two"
-        raise EmbeddingError(f"is for a model with {len(given)} text encoders; this one has {kind}")
+        families = {
+            1: "Stable Diffusion 1.x or 2.x (one text encoder)",
+            2: "Stable Diffusion XL (two text encoders)",
+        }
+        raise EmbeddingError(f"is for {families[len(given)]}; this model is {families[len(widths)]}")
     if len({len(tensor) for tensor in given.values()}) > 1:
         raise EmbeddingError("has more vectors for one text encoder than for the other")
     return Vectors(given)
@@ -118,6 +122,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
+            if len(keys) > _MOST_TENSORS:
+                raise EmbeddingError(f"holds {len(keys)} tensors; at most {_MOST_TENSORS} are read")
             for key in keys:
                 kind = file.get_slice(key).get_dtype()
                 if kind not in _FLOATS:

@@ -1,8 +1,9 @@
-"""Pictures through an upscaler, in tiles of bounded time and memory, one between two steps."""
+"""Pictures through an upscaler, in tiles of bounded time and memory, one between two steps; small ones of several
+pictures at once, as long as together they take no longer than a large one."""
 
 import itertools
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from sdworker.engine.chores import Chore
+from sdworker.engine.chores import Chore, Joint
 from sdworker.engine.device import fetch, mark, send
 from sdworker.engine.networks.autoencoder import ComingImage, NotFinite
 from sdworker.engine.upscaling.reading import UpscalerError, read
@@ -22,6 +23,8 @@ _AROUND = 16
 # Multiplications of a tile, about; each weight is used once a pixel. And its sides, with what lies around it.
 _BUDGET = {"cpu": 2 * 10**9, "cuda": 4 * 10**11}
 _SHORTEST, _LONGEST = 96, 512
+# More at once gain nothing.
+_MOST_TILES = 16
 
 
 class Upscaler:
@@ -78,11 +81,23 @@ class Upscaler:
         return Chore(
             partial(self._enlarge, pixels),
             kind=("upscale", self.name, self._weights),
+            joins=(id(self), height, width),
             explain=partial(self._explain, height, width),
         )
 
+    def tiles_at_once(self, height: int, width: int) -> int:
+        """Of that size, with what lies around them."""
+        budget = _BUDGET.get(self._device.type, _BUDGET["cpu"])
+        return min(max(1, budget // (self._weights * height * width)), _MOST_TILES)
+
     @torch.inference_mode()
-    def _enlarge(self, pixels: np.ndarray, shortages: int) -> Generator[None, None, ComingImage]:
+    def _run(self, tiles: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """[1, 3, h, w] each, enlarged in one forward."""
+        drawn: torch.Tensor = self._described(torch.cat(list(tiles)))
+        return drawn.split(1)
+
+    @torch.inference_mode()
+    def _enlarge(self, pixels: np.ndarray, shortages: int) -> Generator[Joint, torch.Tensor, ComingImage]:
         self._described.to(self._device).to(self._dtype)
         given = send(torch.from_numpy(pixels), self._device)
         height, width = pixels.shape[:2]
@@ -93,13 +108,18 @@ class Upscaler:
         for top, bottom, first_row, last_row in _tiles(height, self.tile_side(shortages)):
             for left, right, first_column, last_column in columns:
                 tile = given[first_row:last_row, first_column:last_column].to(self._dtype)
-                drawn = self._described(tile.div(255).permute(2, 0, 1)[None])[0]
+                size = last_row - first_row, last_column - first_column
+                (drawn,) = yield Joint(
+                    key=(id(self), size),
+                    given=tile.div(255).permute(2, 0, 1)[None],
+                    run=self._run,
+                    most=self.tiles_at_once(*size),
+                )
                 rows = slice((top - first_row) * scale, (bottom - first_row) * scale)
                 kept = drawn[:, rows, (left - first_column) * scale : (right - first_column) * scale].float()
                 finite &= kept.isfinite().all()
                 shown = kept.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
                 large[top * scale : bottom * scale, left * scale : right * scale] = shown
-                yield
         return ComingImage(
             fetch(large), fetch(torch.stack([torch.ones_like(finite), finite])), mark(self._device)
         )
