@@ -6,10 +6,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Which build of torch: cpu, cu126, cu130, or auto, the one that pip finds in the indexes that it is told of.
 TORCH_BUILD ?= auto
-# In how many processes tests run: one a core, four at most. A file's tests stay together: they share models and
-# workers. Each process takes up to 2 GB, with the workers that its tests start.
-TEST_PROCESSES ?= logical
-PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
+# In how many processes tests run: one more than there are cores, because a third of their time is waiting, and four at
+# most, because each takes up to 2 GB with the workers that its tests start. A file's tests stay together: they share
+# models and workers.
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() + 1, 4))')
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 # Nothing but what the lock files pin, file by file.
 INSTALL = $(BIN)/pip install --quiet --require-hashes --no-deps
 TOOLS := build/tools

@@ -25,13 +25,15 @@ from sdworker.worker import Worker
 __all__ = ["forward_ratio", "joining", "layers", "pool"]
 
 _ROWS, _FORWARDS = 8, 5
+_MOST_ROWS = 16  # room for all that draw at once here, whatever is found to be worth it
+_PATIENCE_S = 60.0
 _OTHERS, _LONG = 2, 500
 _BEFORE, _AFTER = 8, 3  # steps of others that are looked at
 
 
 @cache
 def _load(model: str, folder: str) -> tuple[Worker, TimedModel, asyncio.Runner]:
-    worker, networks = build_timed_worker(model, lora_dir=Path(folder))
+    worker, networks = build_timed_worker(model, lora_dir=Path(folder), max_rows=_MOST_ROWS)
     runner = asyncio.Runner()
     runner.run(worker.warm_up())
     runner.run(worker.engine.calibrate())  # or it would be done while something is measured
@@ -143,8 +145,9 @@ async def _come(worker: Worker, stepped: list[float], lora: str | None) -> dict[
 
 
 async def _until(moments: list[float], count: int) -> None:
-    while len(moments) < count:  # noqa: ASYNC110 - the engine's thread counts
-        await asyncio.sleep(0.002)
+    async with asyncio.timeout(_PATIENCE_S):
+        while len(moments) < count:  # noqa: ASYNC110 - the engine's thread counts
+            await asyncio.sleep(0.002)
 
 
 async def _draw(worker: Worker, seed: int, stepped: list[float], lora: str | None = None) -> None:
