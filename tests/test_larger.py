@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from sdworker.errors import UserError
+from sdworker.larger import _FILTERS, _LATENT
+from sdworker.request.declaration import ENLARGED_BY
 from sdworker.settings import Settings
 from sdworker.startup import build_worker
 from sdworker.worker import Worker
@@ -208,3 +210,7 @@ class TestAutomatic1111:
     ) -> None:
         with pytest.raises(UserError, match=message):
             self.hires_of(worker, **given)
+
+
+def test_what_enlarges_without_a_network_is_offered_by_its_name() -> None:
+    assert set(ENLARGED_BY) == set(_LATENT | _FILTERS) - {"none"}

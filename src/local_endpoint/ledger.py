@@ -518,12 +518,16 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
 
 def _set_up(db: sqlite3.Connection) -> None:
     """Set the connection up for writing and create the tables in a new file."""
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise sqlite3.DatabaseError(
+            "it is another program's database; name another folder with --data, or put it aside with --salvage"
+        )
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("PRAGMA journal_mode = WAL")
     # A commit is on the disk when it returns: an answer that was given survives a power cut too.
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA secure_delete = ON")
-    version: int = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:

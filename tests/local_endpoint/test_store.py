@@ -91,3 +91,12 @@ async def test_a_foreign_file_or_version_is_refused(quick_path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(sqlite3.DatabaseError, match="version 99"):
         Store(quick_path, retention_ms=1, sync_retention_ms=1)
+
+
+async def test_another_programs_database_is_left_as_it_was(quick_path: Path) -> None:
+    with sqlite3.connect(quick_path / FILE_NAME) as db:
+        db.execute("CREATE TABLE notes (text)")
+    before = (quick_path / FILE_NAME).read_bytes()
+    with pytest.raises(sqlite3.DatabaseError, match=r"another program's database.*--salvage"):
+        Store(quick_path, retention_ms=1, sync_retention_ms=1)
+    assert (quick_path / FILE_NAME).read_bytes() == before

@@ -168,4 +168,6 @@ if (draft) {
 }
 await history.load();
 await jobs.resume();
+// Where it brings no keyboard up over the page.
+if (matchMedia("(min-width: 55rem) and (pointer: fine)").matches) form.field("prompt")?.place.querySelector("textarea").focus();
 document.documentElement.dataset.ready = "";

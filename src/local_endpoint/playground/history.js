@@ -48,7 +48,8 @@ export class History extends EventTarget {
     if (words.length === 0) return this.#pictures;
     return this.#pictures.filter((picture) => {
       picture.searched ??= searchable(picture);
-      return words.every((word) => picture.searched.includes(word));
+      const text = `${picture.searched} ${dayInWords(picture.createdAt)}`;
+      return words.every((word) => text.includes(word));
     });
   }
 }
@@ -58,7 +59,15 @@ function newestFirst(a, b) {
 }
 
 function searchable(picture) {
-  const day = new Date(picture.createdAt).toLocaleDateString();
+  const date = new Date(picture.createdAt);
+  const day = `${date.toLocaleDateString()} ${date.toLocaleDateString("en", { dateStyle: "full" })}`;
   const input = JSON.stringify(picture.input, (_, value) => (typeof value === "bigint" ? String(value) : value));
   return `${input} ${picture.seed} ${picture.parameters ?? ""} ${day} ${picture.id}`.toLowerCase();
+}
+
+/** `today`, `yesterday` or nothing. */
+function dayInWords(ms) {
+  const midnight = new Date().setHours(0, 0, 0, 0);
+  if (ms >= midnight) return "today";
+  return ms >= new Date(midnight - 1).setHours(0, 0, 0, 0) ? "yesterday" : "";
 }

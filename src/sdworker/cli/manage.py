@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _asking(subparsers: Any, name: str, help_: str, ask: Callable[..., None]) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        name, help=help_, description=f"{help_.capitalize()}."
+        name, help=help_, description=f"{help_[0].upper() + help_[1:]}."
     )
     add_endpoint_options(parser)
     parser.set_defaults(run=run, ask=ask)

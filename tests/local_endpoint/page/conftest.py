@@ -15,6 +15,12 @@ from tests.local_endpoint.harness import KEY, Endpoint
 
 CHROMIUM = shutil.which("chromium")
 DESKTOP = {"width": 1280, "height": 900}
+ADD_ONS = {
+    "loras": ["pencil", "pixels"],
+    "embeddings": ["dot-cube"],
+    "controlnets": ["edges"],
+    "upscalers": ["emoji-x2"],
+}
 
 
 @pytest.fixture(scope="package")
@@ -22,7 +28,7 @@ def drawing(quick_disk: Path) -> Iterator[Endpoint]:
     """An endpoint with a worker whose pictures take no time."""
     folder = quick_disk / "playground" / "data"
     schema = quick_disk / "input_schema.json"
-    schema.write_text(json.dumps(Contract(Settings(), (512, 512)).schema()))
+    schema.write_text(json.dumps(Contract(Settings(), (512, 512)).schema(ADD_ONS)))
     explainer = f"{sys.executable} -m sdworker.cli.explainer"
     options = ["--input-schema", str(schema), "--no-rate-limits", "--explain-command", explainer]
     endpoint = Endpoint(folder, *options).start()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.local_endpoint.harness import KEY, Endpoint
-from tests.local_endpoint.page.driving import draw, fill, picture_of, wait_for_pictures
+from tests.local_endpoint.page.driving import draw, field, fill, picture_of, wait_for_pictures
+from tests.local_endpoint.page.test_pictures import give, png, slot
 
 
 def open_page(browser: Any, endpoint: Endpoint, path: str = "/", **options: Any) -> Any:
@@ -48,7 +49,31 @@ def test_axe_finds_nothing(browser: Any, drawing: Endpoint, npm_folder: Path, sc
     axe = (npm_folder / "node_modules/axe-core/axe.min.js").read_text()
     page.evaluate(axe)
     fill(page)
+    for name in ("Add LoRA", "Add other embedding", "Add ControlNet"):
+        page.get_by_role("button", name=name, exact=True).click()
+    page.keyboard.press("Escape")
+    for name in ("Hires", "Upscale"):
+        page.get_by_role("switch", name=name, exact=True).check()
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    picture_of(page, f"everything-{scheme}")
     assert found(page) == []
+    page.get_by_role("button", name="Clear", exact=True).click()
+    give(page, "drop", '[data-picture="init_image"]', png())
+    slot(page, "init_image").locator("img").wait_for()
+    slot(page, "mask").get_by_role("button", name="Paint").click()
+    page.get_by_role("dialog").wait_for()
+    assert found(page) == []
+    page.keyboard.press("Escape")
+    field(page, "prompt").fill("draw a dog")
+    page.get_by_role("button", name="X/Y grid").click()
+    page.get_by_role("dialog").wait_for()
+    assert found(page) == []
+    page.keyboard.press("Escape")
+    give(page, "drop", "body", png())
+    page.get_by_text("It says nothing of how it was drawn.").wait_for()
+    assert found(page) == []
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Clear", exact=True).click()
     draw(page, "draw a dog", num_outputs="2")
     wait_for_pictures(page, 2)
     draw(page, "draw long", num_inference_steps="400")

@@ -170,6 +170,8 @@ AS_INPUT = """async (text) => {
     return stringify(inputOf(readParameters(text)));
 }"""
 
+AS_INPUT_HERE = AS_INPUT.replace("(text) =>", "([text, known]) =>").replace("(text))", "(text), known)")
+
 
 class TestParameters:
     @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
@@ -185,6 +187,24 @@ class TestParameters:
         text = parameters_text(request, seed=request.seeds[0], size=(640, 448), model="m")
         again = CONTRACT.parse(json.loads(page.evaluate(AS_INPUT, text)))
         assert again == request
+
+    def test_of_ours_say_what_it_was_drawn_with_beside(self, page: Any) -> None:
+        given: dict[str, Any] = {
+            "prompt": "a heart",
+            "hires": {"scale": 1.5, "strength": 0.4, "upscaler": "lanczos", "steps": 7},
+            "upscale": {"model": "emoji-x2", "scale": 2.0},
+            "controls": [{"model": "edges", "image": "-", "preprocessor": "canny", "scale": 0.5, "end": 0.8}],
+        }
+        text = parameters_text(CONTRACT.parse(given), seed=3, size=(512, 512), model="twin")
+        read = json.loads(
+            page.evaluate(AS_INPUT_HERE, [text, {"models": ["Twin"], "controlnets": ["edges"]}])
+        )
+        assert read["hires"] == given["hires"]
+        assert read["upscale"] == given["upscale"]
+        assert read["controls"][0] | {"image": "-"} == given["controls"][0] | {"start": 0}
+        assert (read["model"], read["seed"]) == ("Twin", 3)
+        elsewhere = json.loads(page.evaluate(AS_INPUT_HERE, [text, {"models": ["other"], "controlnets": []}]))
+        assert not {"model", "controls"} & set(elsewhere)
 
     def test_of_a1111_fill_the_form(self, page: Any) -> None:
 

@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ from tests.local_endpoint.page.test_pictures import give, slot
 
 MODEL = ROOT / "models" / "emoji"
 LARGEST_BYTES = 150_000
+WRITE_PROMPT = """(text) => {
+    const prompt = document.getElementById("field-prompt");
+    prompt.value = text;
+    prompt.dispatchEvent(new Event("input", { bubbles: true }));
+}"""
+TO_MIDDLE = """(selector) => import("/playground/dom.js").then(({ toMiddle }) =>
+    toMiddle(document.querySelector(selector)))"""
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +39,9 @@ def served(quick_disk: Path) -> Iterator[Endpoint]:
         patch.setenv("MODEL_DIR", str(MODEL))
         patch.setattr("sys.stdout", file)
         print_input_schema()
-    endpoint = Endpoint(
-        quick_disk / "real-page" / "data", "--input-schema", str(schema), "--no-rate-limits"
-    ).start()
+    options = ["--input-schema", str(schema), "--no-rate-limits"]
+    options += ["--explain-command", f"{sys.executable} -m sdworker.cli.explainer"]
+    endpoint = Endpoint(quick_disk / "real-page" / "data", *options).start()
     endpoint.sdk_worker(
         script=ROOT / "handler.py", MODEL_DIR=str(MODEL), DEVICE="cpu", PROGRESS_INTERVAL_MS="50"
     )
@@ -103,7 +111,12 @@ def test_the_workers_own_words_are_beside_the_button(page: Any) -> None:
 @pytest.mark.skipif(not os.environ.get("SCREENSHOTS"), reason="SCREENSHOTS names no folder")
 @pytest.mark.parametrize(
     ("name", "width", "height", "scheme"),
-    [("page", 1280, 900, "light"), ("page-phone", 390, 844, "dark"), ("page-grid", 1280, 900, "dark")],
+    [
+        ("page", 1280, 900, "light"),
+        ("page-phone", 390, 844, "dark"),
+        ("page-grid", 1280, 900, "dark"),
+        ("page-hint", 1280, 900, "light"),
+    ],
 )
 def test_the_readmes_pictures_of_the_page(
     browser: Any, served: Endpoint, name: str, width: int, height: int, scheme: str
@@ -123,14 +136,29 @@ def test_the_readmes_pictures_of_the_page(
         dialog.get_by_role("button", name="Draw the grid").click()
         wait_for_pictures(page, 6)
         page.get_by_role("button", name="Grid of").first.click()
+    elif name == "page-hint":
+        draw(page, "a red apple", seed="7")
+        wait_for_pictures(page, 1)
+        give(page, "drop", "body", base64.b64decode(page.evaluate(PIXELS, 0).partition(",")[2]))
+        page.get_by_role("button", name="Use as: ControlNet hint").click()
+        page.locator("select[name=preprocessor]").select_option('"canny"')
+        page.locator(".shown img").wait_for()
+        for number, prompt in enumerate(["a green apple", "a pumpkin"], start=2):
+            page.evaluate(WRITE_PROMPT, prompt)
+            page.get_by_role("button", name="Draw", exact=True).click()
+            wait_for_pictures(page, number)
+        page.evaluate(TO_MIDDLE, ".field-controls .shown")
     else:
         for number, prompt in enumerate(["a yellow flower", "a red heart", "a red apple"], start=1):
             fill(page, prompt=prompt, seed="7")
             page.get_by_role("button", name="Draw", exact=True).click()
             wait_for_pictures(page, number)
-        page.evaluate(
-            "document.querySelectorAll('details.group').forEach((one, n) => (one.open = !n && innerWidth > 900))"
-        )
+        page.evaluate("document.querySelectorAll('details.group').forEach((one) => (one.open = false))")
+        if name == "page":
+            page.locator("summary", has_text="Add-ons").click()
+            page.get_by_role("button", name="Add LoRA").click()
+            page.get_by_role("option", name="pencil").click()
+            page.evaluate(TO_MIDDLE, "#field-prompt")
         page.evaluate("document.getElementById('field-num_inference_steps').value = 60")
         field(page, "prompt").fill("a flying dog, (watercolour:1.2)")
         page.get_by_role("button", name="Draw", exact=True).click()
