@@ -65,7 +65,7 @@ def test_a_slip_is_answered_with_what_was_meant(written: str, meant: str) -> Non
 @pytest.mark.parametrize(
     "written",
     [
-        "override_settings", "alwayson_scripts", "refiner", "controlnet", "control_image",
+        "override_settings", "alwayson_scripts", "controlnet", "control_image",
         "tiling", "styles", "checkpoint", "vae", "eta", "subseed", "user", "id", "webhook",
         "api_key", "token", "text", "input", "n", "x", "", "???", "quality_mode", "style_preset", "security",
         "self", "__class__", "toString", "constructor", "colour", "size", "aspect_ratio", "number", "language",

@@ -56,6 +56,8 @@ class TestDefaults:
             "upscale": None,
             "lora": None,
             "model": None,
+            "high_noise_frac": None,
+            "refiner_steps": None,
             "lora_scale": 1.0,
         }
 
