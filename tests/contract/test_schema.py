@@ -36,6 +36,11 @@ BEYOND_THE_SCHEMA = (
     "surrogate pair",
     "is no model of this worker",
     "(controls[0].",
+    "is no part of the steps",
+    "is above the high threshold",
+    "with those of the prompt",
+    "needs controls to return",
+    "asks for a refiner",
 )
 
 json_values = st.recursive(
