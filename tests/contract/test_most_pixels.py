@@ -61,3 +61,11 @@ def test_each_model_has_its_own() -> None:
     assert contract.hires_size(large, (512, 512)) == (1024, 1024)
     with pytest.raises(InputError, match=r"hires: 1024x1024 is too large; .* 262144 \(MAX_PIXELS\)"):
         contract.parse({"prompt": "x", "model": "small", "width": 512, "height": 512, "hires": {}})
+
+
+def test_the_schema_tells_it_for_each_model() -> None:
+    assert Contract(Settings(), (128, 128)).schema()["maxPixels"] == 512**2
+    models = (ServedModel("small", (128, 128)), ServedModel("large", (1024, 1024)))
+    schema = Contract(Settings(), (128, 128), models, CARD_24).schema()
+    assert schema["maxPixels"] == 512**2
+    assert schema["properties"]["model"]["maxPixelsOf"] == {"small": 512**2, "large": 2048**2}

@@ -19,7 +19,7 @@ class FailingWorker:
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    async def run(self, job: Mapping[str, Any], *listeners: Any) -> list[dict[str, Any]]:
+    async def answer(self, job: Mapping[str, Any], *listeners: Any) -> list[dict[str, Any]]:
         raise self._error
 
 

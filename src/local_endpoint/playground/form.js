@@ -36,8 +36,12 @@ export function buildForm(schema, mainPlace, morePlace) {
   }).filter(Boolean);
   morePlace.append(...groups.map((one) => one.place));
 
+  const mostPixels = () => {
+    const model = fields.get("model");
+    return model?.property.maxPixelsOf?.[model.read() ?? model.property.default] ?? usable.maxPixels ?? Infinity;
+  };
   let judgeSize = () => {};
-  if (fields.has("width") && fields.has("height")) judgeSize = sizeTools(fields.get("width"), fields.get("height"), usable.maxPixels);
+  if (fields.has("width") && fields.has("height")) judgeSize = sizeTools(fields.get("width"), fields.get("height"), mostPixels);
   if (fields.has("seed")) seedTools(fields.get("seed"));
 
   const form = {

@@ -17,8 +17,8 @@ export function sidesOf(side, across, down) {
   return [fit(side * Math.sqrt(across / down)), fit(side * Math.sqrt(down / across))];
 }
 
-/** Put the tools under the two fields; `mostPixels` is the largest width × height. Returns what judges them anew. */
-export function sizeTools(width, height, mostPixels = Infinity) {
+/** Put the tools under the two fields; `mostPixels` tells the largest width × height. Returns what judges them anew. */
+export function sizeTools(width, height, mostPixels) {
   const inputs = [width, height].map((one) => one.place.querySelector("input"));
   const usual = () => [width.property.default ?? 512, height.property.default ?? 512];
   const usualSide = () => Math.sqrt(usual()[0] * usual()[1]);
@@ -35,7 +35,7 @@ export function sizeTools(width, height, mostPixels = Infinity) {
   const shapes = SHAPES.map(([name, across, down]) =>
     button(name, () => reshape(across, down), { class: "quiet chip", "aria-label": `Shape ${name}` }),
   );
-  const scales = SIZES.filter((one) => (usualSide() * one) ** 2 <= mostPixels).map((one) =>
+  const scales = SIZES.map((one) =>
     button(`×${one}`, () => rescale(one), { class: "quiet chip", "aria-label": `${one} times the model's own size` }),
   );
   const turn = button(icon("turn"), () => turnRound(), { class: "quiet chip", "aria-label": "Turn round", title: "Turn round" });
@@ -59,8 +59,9 @@ export function sizeTools(width, height, mostPixels = Infinity) {
 
   function judge() {
     const [across, down] = sides();
-    const most = Math.floor(Math.sqrt(mostPixels));
-    const tooLarge = across * down > mostPixels;
+    const most = Math.floor(Math.sqrt(mostPixels()));
+    const tooLarge = across * down > mostPixels();
+    scales.forEach((scale, number) => (scale.hidden = (usualSide() * SIZES[number]) ** 2 > mostPixels()));
     inputs[0].setCustomValidity(tooLarge ? `${across} × ${down} is more than is drawn here: ${most} × ${most} pixels in all.` : "");
   }
 
@@ -92,5 +93,6 @@ export function sizeTools(width, height, mostPixels = Infinity) {
   });
   const group = h("div", { class: "chips", role: "group", "aria-label": "Sizes" }, ...shapes, ...scales, turn, lock);
   height.place.after(group);
+  judge();
   return judge;
 }

@@ -95,7 +95,8 @@ class Contract:
 
         Everything it accepts is accepted, but for what needs two fields or a list of samplers to judge. An
         alias is a property that refers to its field's, whose `aliases` names it; null means the default.
-        `maxPixels` is the largest width x height; of several models, `defaultsOf` has each one's defaults.
+        `maxPixels` is the largest width x height; of several models, `defaultsOf` has each one's defaults and
+        `maxPixelsOf` each one's largest.
         """
         schema = schema_of(Request, add_ons)
         properties = schema["properties"]
@@ -108,21 +109,23 @@ class Contract:
             properties[field][most] = getattr(self.settings, limit.setting)
         properties["width"]["default"], properties["height"]["default"] = self.default_size
         if len(names) > 1:
-            properties["model"]["defaultsOf"] = {name: self._defaults_told(name) for name in names}
+            told = {name: self.served.find(name) or self.served.first for name in names}
+            properties["model"] |= {
+                "defaultsOf": {name: self._defaults_told(model) for name, model in told.items()},
+                "maxPixelsOf": {name: self._sizes_of(model.size).most_pixels for name, model in told.items()},
+            }
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             **schema,
             "title": "Stable Diffusion job input",
             "description": "What a job may ask for. Null means the default.",
-            "maxPixels": self.settings.max_pixels,
+            "maxPixels": self.sizes.most_pixels,
             "properties": properties | peers.schemas(),
         }
 
-    def _defaults_told(self, name: str) -> dict[str, Any]:
+    def _defaults_told(self, model: ServedModel) -> dict[str, Any]:
         """What jobs that name a model get where they do not ask, as far as it depends on the model."""
-        model = self.served.find(name)
-        assert model is not None, "it is one of those that are served"
-        width, height = Sizes(self.settings, model.size).default
+        width, height = self._sizes_of(model.size).default
         return {"width": width, "height": height, **self.defaults_of(model)}
 
     def allowed(self, field: str) -> str:
