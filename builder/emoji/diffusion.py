@@ -165,12 +165,10 @@ def train(
         dice = torch.Generator(trainer.device).manual_seed(plan.seed * 1_000_003 + step)
         times = spread_times(len(latents), len(signal), plan.noisy_share, dice)
         noise = torch.randn(latents.shape, generator=dice, device=trainer.device)
-        part = signal[times][:, None, None, None]
-        noisy = part.sqrt() * latents + (1 - part).sqrt() * noise
+        noisy, wanted = question(latents, noise, signal[times], plan.predicted)
         with amp(trainer.device):
             guessed = guess(noisy, times, tokens)
-        target = part.sqrt() * noise - (1 - part).sqrt() * latents
-        errors = functional.mse_loss(guessed.float(), target, reduction="none").mean((1, 2, 3))
+        errors = functional.mse_loss(guessed.float(), wanted, reduction="none").mean((1, 2, 3))
         return (weights[times] * errors).mean()
 
     def draw_samples() -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,26 @@ class TestDiffusion:
         assert diffusion.train(*networks, lessons, trainer_in(tmp_path, 2), plan)
         for network, old in zip(networks, before, strict=True):
             assert not torch.equal(next(network.parameters()), old)
+
+    @pytest.mark.parametrize("predicted", ["epsilon", "v_prediction"])
+    def test_asks_the_unet_for_what_it_predicts(
+        self, predicted: str, emojis: Emojis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        torch.manual_seed(0)
+        words = tokenizer.train(emojis.names, emojis.tags, merges=100)
+        plan = DiffusionPlan(batch=2, colours=0, captions=1, predicted=predicted)
+        lessons = diffusion.make_lessons(architecture.new_autoencoder(), words, emojis, plan)
+        unet, text_encoder = architecture.new_unet(), architecture.new_text_encoder(words)
+        asked: list[str] = []
+        question = diffusion.question
+
+        def listen(*given: Any) -> Any:
+            asked.append(given[3])
+            return question(*given)
+
+        monkeypatch.setattr(diffusion, "question", listen)
+        assert diffusion.train(unet, text_encoder, lessons, trainer_in(tmp_path, 1), plan)
+        assert asked == [predicted]
 
     def test_groups_that_weigh_more_are_seen_more(self) -> None:
         shares = diffusion.shares_by_group(np.array([3, 3, 8, 9]), {3: 6.0, 8: 2.0})
