@@ -141,15 +141,15 @@ def test_the_readmes_pictures_of_the_page(
         wait_for_pictures(page, 1)
         give(page, "drop", "body", base64.b64decode(page.evaluate(PIXELS, 0).partition(",")[2]))
         page.get_by_role("button", name="Use as: ControlNet hint").click()
-        page.locator("select[name=preprocessor]").select_option('"canny"')
+        page.locator("select[name=preprocessor]").select_option('"sobel"')
         page.locator(".shown img").wait_for()
-        for number, prompt in enumerate(["a green apple", "a pumpkin"], start=2):
+        for number, prompt in enumerate(["a green apple", "a tangerine"], start=2):
             page.evaluate(WRITE_PROMPT, prompt)
             page.get_by_role("button", name="Draw", exact=True).click()
             wait_for_pictures(page, number)
         page.evaluate(TO_MIDDLE, ".field-controls .shown")
     else:
-        for number, prompt in enumerate(["a yellow flower", "a red heart", "a red apple"], start=1):
+        for number, prompt in enumerate(["a hamburger", "a red heart", "a red apple"], start=1):
             fill(page, prompt=prompt, seed="7")
             page.get_by_role("button", name="Draw", exact=True).click()
             wait_for_pictures(page, number)
